@@ -1,0 +1,82 @@
+"""The command line: one module per verb, each handler short and without logic.
+
+Verbs are imported when they are called, so that `hvdtrain --help` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from hvdtrain._version import __version__
+from hvdtrain.errors import ExitCode, HvdtrainError
+
+# verb -> (module, what --help says). The module defines `command`.
+VERBS = {
+    "run": ("run", "Train a configuration, or start your own script, on several ranks."),
+    "plan": ("plan", "Show every derived number and the rule that made it."),
+    "render": ("render", "Print the job script that `run` would execute."),
+    "check": ("check", "Check a configuration; with --deep also its model and data."),
+    "schema": ("schema", "Print the JSON Schema of configurations, for editors."),
+    "list": ("list_runs", "List runs, newest first."),
+    "evaluate": ("evaluate", "Evaluate a run's newest checkpoint on its test data."),
+    "doctor": ("doctor", "Tell whether this environment can train, and what to do if not."),
+    "build-horovod": ("build_horovod", "Build Horovod against the TensorFlow and MPI found here."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a verb's module only when that verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"hvdtrain.cli.{VERBS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from hvdtrain.names import did_you_mean
+
+            raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], VERBS)}", ctx) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hvdtrain")
+def cli() -> None:
+    """Take a Keras 3 model from one machine to a whole cluster with Horovod."""
+
+
+def main() -> None:
+    """Run the command line; turn every explained error into its message and exit code."""
+    try:
+        cli.main(prog_name="hvdtrain", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.CONFIG)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except HvdtrainError as error:
+        click.echo(f"hvdtrain: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader (head, less) went away; there is nobody left to tell.
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
