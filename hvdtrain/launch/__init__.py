@@ -1,0 +1,13 @@
+"""How ranks start: one file per dialect, looked up by name. Rendering only; nothing here probes the machine."""
+
+from __future__ import annotations
+
+from hvdtrain.launch.direct import DirectLauncher
+from hvdtrain.launch.openmpi import OpenMpi4Launcher, OpenMpi5Launcher
+from hvdtrain.launch.request import Launcher, LaunchRequest
+
+LAUNCHERS: dict[str, Launcher] = {
+    launcher.name: launcher for launcher in (OpenMpi5Launcher(), OpenMpi4Launcher(), DirectLauncher())
+}
+
+__all__ = ["LAUNCHERS", "LaunchRequest", "Launcher"]

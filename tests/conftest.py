@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests. A skip is loud, and a failure where HVDTRAIN_REQUIRE names what is missing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hvdtrain.facts import gather_facts
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def missing(what: str, why: str) -> None:
+    """Skip a test that needs `what`, or fail it if `HVDTRAIN_REQUIRE` says that it must be there."""
+    if what in os.environ.get("HVDTRAIN_REQUIRE", "").split(","):
+        pytest.fail(f"{what} is required here, but {why}")
+    pytest.skip(f"NOT TESTED: {why}")
+
+
+@pytest.fixture(scope="session")
+def require_horovod() -> None:
+    facts = gather_facts()
+    if not facts.has_horovod:
+        missing("horovod", "Horovod is not installed (hvdtrain build-horovod)")
+    if facts.mpi is None:
+        missing("horovod", f"there is no Open MPI: {facts.mpi_found}")
+
+
+@pytest.fixture
+def project() -> Path:
+    return PROJECT
