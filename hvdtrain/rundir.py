@@ -44,6 +44,11 @@ class RunDir:
         return self.path / "command.txt"
 
     @property
+    def origin(self) -> Path:
+        """Where the configuration was, which options changed it, when."""
+        return self.path / "origin.json"
+
+    @property
     def environment(self) -> Path:
         """Versions, host, devices and strategy as the workers found them."""
         return self.path / "environment.json"

@@ -21,6 +21,7 @@ def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float
         Setting(("TF_CPP_MIN_LOG_LEVEL=1",), "TensorFlow's start-up notes off, its warnings on"),
         Setting(("PYTHONUNBUFFERED=1",), "a log line is on disk when it was printed"),
         Setting((f"HVDTRAIN_NUM_RANKS={num_ranks}",), "each rank compares this with the world it wakes up in"),
+        Setting((f"HVDTRAIN_CORES_PER_RANK={cores_per_rank}",), "each rank binds itself to this many cores"),
     ]
     if num_ranks > 1:
         settings.append(

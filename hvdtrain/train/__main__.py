@@ -1,0 +1,96 @@
+"""The worker's command: `python -m hvdtrain.train RUN_DIR [--evaluate | --check]`, started once per rank."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from hvdtrain.errors import HvdtrainError, NotFoundError, UserCodeError
+from hvdtrain.launch.rank import rank_info
+from hvdtrain.plan import Plan
+from hvdtrain.rundir import RunDir, read_json, write_text
+from hvdtrain.train.console import Console, redirect_to_log
+from hvdtrain.train.failure import fail
+from hvdtrain.train.world import World, wake_up
+
+
+def main() -> None:
+    """Do this rank's part; any error ends the process with the code that says what happened."""
+    arguments = parse()
+    run = RunDir(arguments.run_dir)
+    rank = 0
+    stream = None
+    try:
+        rank = rank_info(os.environ).rank
+        run.logs.mkdir(parents=True, exist_ok=True)
+        stream = redirect_to_log(run.log(rank), is_rank0=rank == 0)
+        work(run, arguments, Console(stream if rank == 0 else None, has_bar=os.environ.get("HVDTRAIN_PROGRESS") == "bar"))
+    except BaseException as error:
+        fail(error, rank=rank, record=run.failure(rank), console=stream)
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(prog="python -m hvdtrain.train", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--evaluate", type=Path, metavar="RESULT", help="evaluate the newest checkpoint into a JSON file")
+    what.add_argument("--check", action="store_true", help="build the model and load the data, then stop")
+    return parser.parse_args()
+
+
+def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> None:
+    """Read the plan, wake up, and do what was asked."""
+    if not run.plan.is_file():
+        raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
+    plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    world = wake_up(os.environ, num_ranks=1 if arguments.evaluate or arguments.check else plan.num_ranks)
+    from hvdtrain.train import trainer
+
+    folder = Path(read_json(run.origin).get("folder", "."))
+    job = trainer.Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console)
+    if arguments.evaluate:
+        write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
+    elif arguments.check:
+        trainer.prepare(job)
+    else:
+        describe_environment(job, world)
+        trainer.train(job)
+    world.comm.shutdown()
+
+
+def describe_environment(job: Any, world: World) -> None:
+    """Write versions, hosts, cores and devices as the ranks found them."""
+    mine = {"rank": world.rank, "host": world.host, "cores": list(world.cores), "gpu": world.gpu}
+    ranks = world.comm.gather_json(mine, name="environment")
+    if world.rank != 0:
+        return
+    import keras
+    import tensorflow as tf
+
+    write_text(
+        job.run.environment,
+        json.dumps(
+            {
+                "python": platform.python_version(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "strategy": job.plan.strategy,
+                "warnings": list(job.plan.warnings),
+                "ranks": ranks,
+            },
+            indent=1,
+        )
+        + "\n",
+    )
+
+
+if __name__ == "__main__":
+    main()

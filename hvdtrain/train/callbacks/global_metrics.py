@@ -1,0 +1,82 @@
+"""Metrics over all ranks' data: totals and counts are summed, never means of means.
+
+`fit` computes an epoch's logs before validation, and `evaluate` resets the same variables, so training totals are
+taken when validation begins, or at the epoch's end without one. The sums go into the metrics only for the
+moment of reading: what ranks hold stays local.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvdtrain.train import compat
+from hvdtrain.train.comm import Comm
+from hvdtrain.train.sync import to_array
+
+
+def global_results(model: keras.Model, comm: Comm) -> dict[str, float]:
+    """Return all metric values over the union of the ranks' data. A collective: call it on every rank."""
+    variables = [v for metric in compat.metric_leaves(model) if is_summable(metric) for v in metric.variables]
+    local = [to_array(variable).copy() for variable in variables]
+    summed = comm.sum_arrays(local, name="metrics")
+    _assign(variables, summed)
+    results = {name: float(np.asarray(value)) for name, value in model.get_metrics_result().items() if _is_scalar(value)}
+    _assign(variables, local)
+    return results
+
+
+def is_summable(metric: keras.metrics.Metric) -> bool:
+    """Tell whether a metric's state may be added over ranks: true of Keras's own, unknown for a user's."""
+    owner = next(cls for cls in type(metric).__mro__ if "result" in vars(cls))
+    return owner.__module__.partition(".")[0] == "keras" and owner is not keras.metrics.Metric
+
+
+def local_only(model: keras.Model) -> list[str]:
+    """Return the names of metrics that speak of rank 0's data alone."""
+    return [metric.name for metric in compat.metric_leaves(model) if not is_summable(metric)]
+
+
+def _assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array.astype(variable.dtype))
+
+
+def _is_scalar(value: Any) -> bool:
+    return np.ndim(value) == 0
+
+
+class GlobalMetrics(keras.callbacks.Callback):
+    """Put global values into the logs before any other callback sees them."""
+
+    def __init__(self, comm: Comm) -> None:
+        super().__init__()
+        self._comm = comm
+        self._in_epoch = False
+        self._train: dict[str, float] = {}
+        self._validation: dict[str, float] = {}
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Forget the last epoch."""
+        self._in_epoch, self._train, self._validation = True, {}, {}
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Take the training totals before validation resets them."""
+        if self._in_epoch:
+            self._train = global_results(self.model, self._comm)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Take the evaluation's totals."""
+        self._validation = global_results(self.model, self._comm)
+        if logs is not None:
+            logs.update(self._validation)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Replace this rank's values in the logs by the global ones."""
+        self._in_epoch = False
+        values = self._train or global_results(self.model, self._comm)
+        if logs is not None:
+            logs.update(values)
+            logs.update({f"val_{name}": value for name, value in self._validation.items()})

@@ -1,0 +1,91 @@
+"""Before the first step: refuse what cannot work, compare ranks, give all of them one state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from hvdtrain.errors import UserCodeError
+from hvdtrain.train import compat
+from hvdtrain.train.comm import Comm
+from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_loss_scaling
+from hvdtrain.train.sync import broadcast_state, preflight
+
+
+class Setup(keras.callbacks.Callback):
+    """Bring all ranks to the same start. Must be the first callback.
+
+    Args:
+        comm: The ranks.
+        restore: Called with the model before its state is broadcast, on rank 0 only: puts a checkpoint into it.
+        facts: Further values that must be equal on all ranks.
+    """
+
+    def __init__(
+        self,
+        comm: Comm,
+        *,
+        restore: Callable[[keras.Model], None] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._comm = comm
+        self._restore = restore
+        self._facts = facts or {}
+
+    def set_model(self, model: keras.Model) -> None:
+        """Check the optimizer and switch XLA off, before Keras builds its train function."""
+        super().set_model(model)
+        if self._comm.size > 1:
+            check_optimizer(model.optimizer)
+            switch_off_xla(model)
+        if isinstance(model.optimizer, DistributedMixin):
+            model.optimizer.hvdtrain_reduction.statistics = compat.moving_statistics(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Compare ranks, restore on rank 0, broadcast."""
+        if not compat.is_built(self.model):
+            raise UserCodeError(
+                "the model has no weights yet, so ranks cannot start from the same ones; give its first layer an Input "
+                "shape, or call model.build(...) or the model itself on one batch before fit"
+            )
+        if self.model.optimizer is not None and not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        preflight(self.model, self._comm, facts={**self._facts, "steps per epoch": self.params.get("steps")})
+        if self._restore is not None and self._comm.rank == 0:
+            self._restore(self.model)
+        broadcast_state(self.model, self._comm)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise where ranks would train apart without a word.
+
+    Raises:
+        UserCodeError: If the optimizer is not distributed, or scales losses.
+    """
+    refuse_loss_scaling(optimizer)
+    if not is_distributed(optimizer):
+        raise UserCodeError(
+            f"the model was compiled with a plain {type(optimizer).__name__}: every rank would train a model of its "
+            "own. Write model.compile(optimizer=hk.DistributedOptimizer(...), ...)"
+        )
+
+
+def switch_off_xla(model: keras.Model) -> bool:
+    """Turn `jit_compile` off, which Keras turns on by itself where there is a GPU; return whether it was on.
+
+    Raises:
+        UserCodeError: If the user asked for it by name.
+    """
+    if not model.jit_compile:
+        return False
+    if not model._resolve_auto_jit_compile():
+        raise UserCodeError(
+            "compile(jit_compile=True) cannot work over several ranks: Horovod's operations cannot sit inside an XLA "
+            "program here. Leave jit_compile out"
+        )
+    model.jit_compile = False
+    model.train_function = None
+    return True

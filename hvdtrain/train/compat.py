@@ -1,0 +1,70 @@
+"""Everything that leans on the inside of Keras 3, in one place, so that other versions can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src import api_export
+
+
+def register_as(cls: type, original: type) -> None:
+    """Let Keras serialise `cls` under the public name of `original`, so that a saved file loads without hvdtrain."""
+    name = api_export.get_name_from_symbol(original)
+    if name is not None:
+        api_export.REGISTERED_OBJS_TO_NAMES[cls] = name
+
+
+def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return every layer at any depth, in Keras's own order, which is the same on every rank."""
+    return list(model._flatten_layers(include_self=True, recursive=True))
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """Return the [seed, counter] states of dropout and other random layers."""
+    return [generator.state for layer in all_layers(model) for generator in layer._seed_generators]
+
+
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Return what the forward pass itself changes and ranks must share: float variables created as not trainable.
+
+    These are BatchNorm's moving mean and variance and their like; a layer frozen later is not among them.
+    """
+    found = [
+        variable
+        for layer in all_layers(model)
+        for variable in layer._non_trainable_variables
+        if keras.backend.is_float_dtype(variable.dtype)
+    ]
+    return unique(found)
+
+
+def metric_leaves(model: keras.Model) -> Iterator[keras.metrics.Metric]:
+    """Yield the metrics that hold state of their own: a compiled metric is a container of such."""
+    for metric in model.metrics:
+        yield from _leaves(metric)
+
+
+def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
+    inner = getattr(metric, "metrics", None)
+    if inner:
+        for part in inner:
+            yield from _leaves(part)
+    else:
+        yield metric
+
+
+def is_built(model: keras.Model) -> bool:
+    """Tell whether every layer has its weights."""
+    return bool(model.built) and all(layer.built for layer in all_layers(model))
+
+
+def unique(variables: list[keras.Variable]) -> list[keras.Variable]:
+    """Return the variables without repeats (shared layers), in order."""
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def raw(variable: keras.Variable) -> Any:
+    """Return the `tf.Variable` inside a Keras variable: Horovod calls `.ref()`, which Keras variables lack."""
+    return variable.value if not hasattr(variable, "_value") else variable._value

@@ -1,0 +1,123 @@
+"""How a rank fails: it says so first, leaves a record, and ends at once so that its launcher stops the others.
+
+Only the standard library: this must work when nothing else does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from hvdtrain.errors import ExitCode, HvdtrainError
+
+# A rank whose peer has failed waits this long for the launcher to end it, so that the first error stays on top.
+GRACE_S = 5.0
+
+
+class PeerFailedError(HvdtrainError):
+    """Another rank found an error and reports it."""
+
+    def __init__(self, rank: int, code: int) -> None:
+        super().__init__(f"rank {rank} reports an error")
+        self.exit_code = ExitCode(code) if code in list(ExitCode) else ExitCode.RANK_LOST
+
+
+def is_echo(error: BaseException) -> bool:
+    """Tell whether an error only says that another rank has gone."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, PeerFailedError):
+        return True
+    text = str(error)
+    return "HorovodInternalError" in names or "Horovod has been shut down" in text or "HorovodAllreduce" in text
+
+
+def fail(error: BaseException, *, rank: int, record: Path | None, console: TextIO | None = None) -> None:
+    """Report an error and end this process with its exit code. Does not return.
+
+    Args:
+        error: What was raised.
+        rank: Who failed.
+        record: Where to leave the record; the first rank to create it for an explained error speaks.
+        console: Where people look.
+    """
+    console = console or sys.stderr
+    code = exit_code(error)
+    if is_echo(error):
+        time.sleep(GRACE_S)
+        text = f"rank {rank}: another rank ended before this one"
+    elif isinstance(error, HvdtrainError):
+        text = f"hvdtrain: {error}"
+    else:
+        text = f"[rank {rank}] " + "".join(traceback.format_exception(error)).rstrip()
+    is_first = _write_record(record, error, rank, code)
+    if is_first and not (isinstance(error, HvdtrainError) and rank != 0 and _rank0_speaks(record)):
+        print(text, file=console, flush=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code an error stands for; an exception in user code is 1.
+
+    >>> exit_code(ValueError("x"))
+    1
+    """
+    if isinstance(error, HvdtrainError):
+        return int(error.exit_code)
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if is_echo(error):
+        return int(ExitCode.RANK_LOST)
+    return 1
+
+
+def _rank0_speaks(record: Path | None) -> bool:
+    """Tell whether rank 0 fails as well within a second: explained errors mostly come to all ranks together."""
+    deadline = time.monotonic() + 1.0
+    while record is not None and time.monotonic() < deadline:
+        if record.with_name("rank_0000.error.json").exists():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _write_record(record: Path | None, error: BaseException, rank: int, code: int) -> bool:
+    """Leave the record; return False if another process of the same rank already left one."""
+    if record is None:
+        return True
+    entry = {
+        "rank": rank,
+        "exit_code": code,
+        "error": type(error).__name__,
+        "message": str(error),
+        "is_echo": is_echo(error),
+        "is_explained": isinstance(error, HvdtrainError),
+        "time": time.time(),
+        "traceback": traceback.format_exception(error),
+    }
+    try:
+        with open(record, "x", encoding="utf-8") as file:
+            json.dump(entry, file, indent=1)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def install_excepthook(rank: int) -> None:
+    """Make an uncaught exception of a user's script end its rank at once, traceback first."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            os._exit(int(ExitCode.INTERRUPTED))
+        fail(error.with_traceback(trace), rank=rank, record=None)
+
+    sys.excepthook = hook

@@ -1,0 +1,52 @@
+"""Between a live model and a checkpoint: named arrays out of it, and back into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvdtrain.train import compat
+from hvdtrain.train.checkpoint import Checkpoint, match_arrays
+from hvdtrain.train.sync import shared_variables, to_array
+
+
+def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[str, keras.Variable]:
+    """Return every variable a checkpoint holds, under a name that is unique and readable.
+
+    The position comes first because two layers may share a path; the optimizer's variables come last.
+    """
+    shared = shared_variables(model)
+    seeds = [(state.path, state) for state in compat.seed_states(model)]
+    num_optimizer = len(model.optimizer.variables) if model.optimizer is not None else 0
+    own, slots = shared[: len(shared) - num_optimizer], shared[len(shared) - num_optimizer :]
+    groups = {"model": own, "seed": seeds, "optimizer": slots if with_optimizer else []}
+    return {
+        f"{group}/{place:05d}/{path}": variable
+        for group, variables in groups.items()
+        for place, (path, variable) in enumerate(variables)
+    }
+
+
+def capture(model: keras.Model, *, step: int, state: dict[str, Any]) -> Checkpoint:
+    """Return a snapshot of everything the run needs to go on."""
+    arrays = {name: to_array(variable).copy() for name, variable in named_variables(model).items()}
+    return Checkpoint(step=step, state=state, arrays=arrays)
+
+
+def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool = True) -> None:
+    """Put a checkpoint's values into a model built from code.
+
+    Raises:
+        CorruptError: If names or shapes do not fit; nothing is assigned then.
+    """
+    variables = named_variables(model, with_optimizer=with_optimizer)
+    arrays = {
+        name: array
+        for name, array in checkpoint.arrays.items()
+        if with_optimizer or not name.startswith("optimizer/")
+    }
+    match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
+    for name, variable in variables.items():
+        variable.assign(np.asarray(arrays[name]))

@@ -1,0 +1,147 @@
+"""One state on all ranks: give it, prove it, and name what differs.
+
+Digests are compared, not values, so the proof costs a hash and a few bytes per variable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from hvdtrain.errors import EnvironmentNotFitError, OutOfSyncError
+from hvdtrain.train import compat
+from hvdtrain.train.comm import Comm
+
+
+def shared_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
+    """Return (name, variable) of everything that must be equal on all ranks: weights, statistics, optimizer slots."""
+    seeds = {id(state) for state in compat.seed_states(model)}
+    variables = [variable for variable in compat.unique(model.variables) if id(variable) not in seeds]
+    optimizer = model.optimizer.variables if model.optimizer is not None else []
+    return [(variable.path, variable) for variable in [*variables, *optimizer]]
+
+
+def broadcast_state(model: keras.Model, comm: Comm) -> None:
+    """Give every rank rank 0's weights, statistics, optimizer slots and random seeds."""
+    variables = [variable for _, variable in shared_variables(model)] + compat.seed_states(model)
+    received = comm.broadcast_arrays([to_array(variable) for variable in variables], name="state")
+    for variable, array in zip(variables, received, strict=True):
+        variable.assign(array)
+    fold_seeds(model, comm.rank)
+
+
+def fold_seeds(model: keras.Model, rank: int) -> None:
+    """Make random layers draw other numbers on each rank; the counter stays, so rank 0's state restores all."""
+    for state in compat.seed_states(model):
+        seed, counter = to_array(state)
+        state.assign(np.array([folded_seed(int(seed), rank), counter], state.dtype))
+
+
+def folded_seed(seed: int, rank: int) -> int:
+    """Return the seed of one rank: rank 0 keeps it, the others get one that follows from it.
+
+    >>> folded_seed(7, 0), folded_seed(7, 1) != folded_seed(7, 2)
+    (7, True)
+    """
+    if rank == 0:
+        return seed
+    text = f"{seed}:{rank}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") & 0x7FFFFFFF
+
+
+def digests(variables: Sequence[tuple[str, keras.Variable]]) -> list[str]:
+    """Return one hash per variable, of its exact bits."""
+    return [hashlib.sha1(to_array(variable).tobytes()).hexdigest()[:16] for _, variable in variables]
+
+
+def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
+    """Compare every shared variable across ranks, bit by bit, and return the digest of them all.
+
+    Raises:
+        OutOfSyncError: On all ranks alike, naming the variables and the ranks that differ.
+    """
+    variables = shared_variables(model)
+    bad = [name for name, variable in variables if not np.all(np.isfinite(_as_float(to_array(variable))))]
+    gathered = comm.gather_json({"digests": digests(variables), "nonfinite": bad[:3]}, name="digests")
+    _raise_nonfinite(gathered, step)
+    differing = find_differences([name for name, _ in variables], [entry["digests"] for entry in gathered])
+    if differing:
+        shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+        raise OutOfSyncError(
+            f"replicas out of sync at step {step}: {shown}. Weights from here on would mean nothing, so training "
+            "stops; the newest checkpoint was saved in sync. Look for code that changes weights on some ranks only"
+        )
+    return hashlib.sha1("".join(gathered[0]["digests"]).encode()).hexdigest()[:16]
+
+
+def _raise_nonfinite(gathered: list[dict[str, Any]], step: int) -> None:
+    found = [f"{name} on rank {rank}" for rank, entry in enumerate(gathered) for name in entry["nonfinite"]]
+    if found:
+        raise OutOfSyncError(
+            f"not finite at step {step}: {', '.join(found[:4])} holds NaN or infinity; no later checkpoint is "
+            "written. Usual causes: the learning rate is too high (see `hvdtrain plan`), or the data hold such values"
+        )
+
+
+def find_differences(names: Sequence[str], by_rank: Sequence[Sequence[str]]) -> list[str]:
+    """Return a sentence for each variable whose digest is not the same on all ranks; the minority is named.
+
+    >>> find_differences(["w", "b"], [["1", "2"], ["1", "3"], ["1", "2"]])
+    ['b differs on rank 1']
+    >>> find_differences(["w"], [["1"], ["2"]])
+    ['w differs between ranks 0 and 1']
+    """
+    lengths = {len(digests) for digests in by_rank}
+    if len(lengths) > 1:
+        counts = ", ".join(f"rank {rank}: {len(digests)}" for rank, digests in enumerate(by_rank))
+        return [f"the number of variables differs ({counts})"]
+    found = []
+    for place, name in enumerate(names):
+        column = [digests[place] for digests in by_rank]
+        most = max(set(column), key=lambda digest: (column.count(digest), -column.index(digest)))
+        odd = [rank for rank, digest in enumerate(column) if digest != most]
+        if odd and column.count(most) > len(column) / 2:
+            found.append(f"{name} differs on rank{'s' if len(odd) > 1 else ''} {', '.join(map(str, odd))}")
+        elif odd:
+            found.append(f"{name} differs between ranks {' and '.join(str(r) for r in range(len(column)))}")
+    return found
+
+
+def preflight(model: keras.Model, comm: Comm, *, facts: dict[str, Any]) -> None:
+    """Compare across ranks what would otherwise deadlock: variables, shapes, order, step counts, plan.
+
+    Raises:
+        EnvironmentNotFitError: On all ranks alike, naming the first thing that differs.
+    """
+    shapes = [[name, list(variable.shape), str(variable.dtype)] for name, variable in shared_variables(model)]
+    gathered = comm.gather_json({"variables": shapes, **facts}, name="preflight")
+    for key in gathered[0]:
+        for rank, entry in enumerate(gathered):
+            if entry[key] != gathered[0][key]:
+                ours, theirs = _first_difference(gathered[0][key], entry[key])
+                raise EnvironmentNotFitError(
+                    f"ranks disagree before the first step, and training would hang: {key} is {ours} on rank 0 "
+                    f"and {theirs} on rank {rank}; every rank must build the same model and see the same plan"
+                )
+
+
+def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    if isinstance(ours, list) and isinstance(theirs, list):
+        for a, b in zip(ours, theirs, strict=False):
+            if a != b:
+                return a, b
+        return f"a list of {len(ours)}", f"a list of {len(theirs)}"
+    return ours, theirs
+
+
+def to_array(variable: keras.Variable) -> np.ndarray:
+    """Return a variable's value as NumPy array."""
+    return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+
+def _as_float(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype.kind in "fc" else np.zeros(1)

@@ -1,0 +1,135 @@
+"""Waking up: who this process is, checked against what was planned, and the Comm to talk through."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hvdtrain.errors import EnvironmentNotFitError
+from hvdtrain.launch.rank import RankInfo, rank_info
+from hvdtrain.train import devices
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks this process trains with.
+
+    Args:
+        comm: The collectives.
+        cores: Cores this process is bound to.
+        gpu: Index of its GPU, or None.
+        host: Its host name.
+    """
+
+    comm: Any = field(repr=False)
+    cores: tuple[int, ...]
+    gpu: int | None
+    host: str
+
+    @property
+    def rank(self) -> int:
+        """0 .. size - 1."""
+        return int(self.comm.rank)
+
+    @property
+    def size(self) -> int:
+        """Ranks in all."""
+        return int(self.comm.size)
+
+    @property
+    def local_rank(self) -> int:
+        """Place among the ranks of this node."""
+        return int(self.comm.local_rank)
+
+    @property
+    def is_rank0(self) -> bool:
+        """Whether this is the rank that writes and talks."""
+        return self.rank == 0
+
+    @property
+    def verbose(self) -> Any:
+        """Keras's `verbose`: a progress bar on rank 0, silence on the others."""
+        return "auto" if self.is_rank0 else 0
+
+
+def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> World:
+    """Bind cores, join Horovod's world if a launcher started several ranks, pin the GPU, and check that all agree.
+
+    Args:
+        environ: The process environment.
+        num_ranks: What the plan says; None takes HVDTRAIN_NUM_RANKS, or trusts the launcher.
+
+    Raises:
+        EnvironmentNotFitError: If the world is not the one that was planned or that the launcher states.
+    """
+    info = rank_info(environ)
+    expected = num_ranks if num_ranks is not None else _expected(environ)
+    check_launcher(info, expected)
+    cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
+    comm = _horovod(info) if info.size > 1 else _solo()
+    check_world(info, comm.rank, comm.size)
+    devices.set_threads(len(cores), environ)
+    # A single process keeps all GPUs: MirroredStrategy uses them together.
+    gpu = devices.claim_gpu(comm.local_rank, comm.local_size) if info.size > 1 else None
+    return World(comm=comm, cores=tuple(cores), gpu=gpu, host=socket.gethostname())
+
+
+def _expected(environ: Mapping[str, str]) -> int | None:
+    text = environ.get("HVDTRAIN_NUM_RANKS", "")
+    return int(text) if text.isdigit() else None
+
+
+def check_launcher(info: RankInfo, expected: int | None) -> None:
+    """Compare the launcher's number of ranks with the planned one.
+
+    Raises:
+        EnvironmentNotFitError: If they differ; N processes that each believe to be alone would train N models.
+    """
+    if expected is None or info.size == expected:
+        return
+    if info.launcher == "none":
+        raise EnvironmentNotFitError(
+            f"{expected} ranks were planned, but this process was started alone, without a launcher that says so: "
+            "each copy would train a model of its own. Start it with `hvdtrain run`, or the run's job.sh; under srun "
+            "use --mpi=pmix"
+        )
+    raise EnvironmentNotFitError(
+        f"{expected} ranks were planned, but {info.launcher} started {info.size}; "
+        f"start {expected}, or make a new plan with --ranks {info.size}"
+    )
+
+
+def check_world(info: RankInfo, rank: int, size: int) -> None:
+    """Compare the launcher's numbers with Horovod's.
+
+    Raises:
+        EnvironmentNotFitError: If they differ, which means that Horovod's MPI is not the launcher's.
+    """
+    if (info.rank, info.size) != (rank, size):
+        raise EnvironmentNotFitError(
+            f"{info.launcher} says rank {info.rank} of {info.size}, Horovod says rank {rank} of {size}: Horovod was "
+            "built for another MPI than the one that started it. Compare them with `hvdtrain doctor`, then "
+            "`hvdtrain build-horovod --force` with the MPI you launch with"
+        )
+
+
+def _solo() -> Any:
+    from hvdtrain.train.comm import SoloComm
+
+    return SoloComm()
+
+
+def _horovod(info: RankInfo) -> Any:
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise EnvironmentNotFitError(
+            f"{info.size} ranks were started, but Horovod does not import: {error}; fix: hvdtrain build-horovod"
+        ) from error
+    from hvdtrain.train.comm import HorovodComm
+
+    hvd.init()
+    return HorovodComm(hvd)

@@ -1,0 +1,1 @@
+"""The workshop's models and data sets, as plain Keras code a newcomer can read."""

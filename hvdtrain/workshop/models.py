@@ -1,0 +1,71 @@
+"""The workshop's models. Each function returns a Keras model that is not yet compiled."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+
+def fully_connected(
+    units: tuple[int, ...] = (64, 64), input_shape: tuple[int, ...] = (28, 28), num_classes: int = 10
+) -> keras.Model:
+    """Return the fully connected network: 64-64 has 55,050 parameters on 28 x 28 images."""
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            layers.Flatten(),
+            *[layers.Dense(width, activation="relu") for width in units],
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
+def cnn_two(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
+    """Return the network with two convolutions, 1,199,882 parameters on 28 x 28 images."""
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
+def cnn_dropout(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
+    """Return the workshop's best model: two convolutions with dropout of a quarter and a half."""
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
+def digits_cnn(num_classes: int = 10) -> keras.Model:
+    """Return a small network for the 8 x 8 digits, with batch normalisation and dropout."""
+    return keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Conv2D(32, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.Activation("relu"),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
