@@ -1,0 +1,74 @@
+"""Options that several verbs share, and how they change a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KEYS = {"ranks": "launch.num_ranks", "strategy": "launch.strategy", "launcher": "launch.launcher"}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the command line changes in a configuration.
+
+    Args:
+        overrides: `key=value` texts for `load_config`.
+        options: The same as command-line options, for the script that repeats them.
+    """
+
+    overrides: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+def changes_of(
+    ranks: int | None, strategy: str | None, launcher: str | None, settings: tuple[str, ...]
+) -> Changes:
+    """Return the changes that these options make; named options win over --set."""
+    named = {"ranks": ranks, "strategy": strategy, "launcher": launcher}
+    given = {name: str(value) for name, value in named.items() if value is not None}
+    overrides = [*settings, *(f"{KEYS[name]}={value}" for name, value in given.items())]
+    options = [token for name, value in given.items() for token in (f"--{name}", value)]
+    options += [token for setting in settings for token in ("--set", setting)]
+    return Changes(tuple(overrides), tuple(options))
+
+
+def config_options(function: F) -> F:
+    """Add the options that change a configuration."""
+    for decorate in reversed(
+        (
+            click.option("--ranks", type=click.IntRange(min=1), help="Processes to start (launch.num_ranks)."),
+            click.option(
+                "--strategy",
+                type=click.Choice(["auto", "horovod", "mirrored", "single"]),
+                help="How replicas are kept together.",
+            ),
+            click.option("--launcher", type=click.Choice(["auto", "mpirun", "none"]), help="What starts the ranks."),
+            click.option(
+                "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key, e.g. training.epochs=3."
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def runs_option(function: F) -> F:
+    """Add --runs, the directory of runs."""
+    return click.option(
+        "--runs",
+        "runs_root",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("runs"),
+        show_default=True,
+        help="Directory that holds all runs.",
+    )(function)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

@@ -1,0 +1,85 @@
+"""`hvdtrain run`: train a configuration, or start a user's own script, on several ranks."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from hvdtrain.cli.options import changes_of, config_options, runs_option
+from hvdtrain.errors import ConfigError
+
+
+@click.command(name="run", context_settings={"ignore_unknown_options": False})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="CONFIG | -- COMMAND [ARGS]...")
+@config_options
+@click.option(
+    "--resume", is_flag=False, flag_value="", default=None, metavar="[RUN]", help="Continue the newest or a named run."
+)
+@click.option("--dry-run", is_flag=True, help="Print the script and start nothing.")
+@runs_option
+@click.pass_context
+def command(
+    context: click.Context,
+    words: tuple[str, ...],
+    ranks: int | None,
+    strategy: str | None,
+    launcher: str | None,
+    settings: tuple[str, ...],
+    resume: str | None,
+    dry_run: bool,
+    runs_root: Path,
+) -> None:
+    """Train CONFIG, or start your own COMMAND on several ranks.
+
+    \b
+    hvdtrain run configs/digits_cnn.yaml --ranks 2
+    hvdtrain run --ranks 2 -- python my_script.py --my-option
+    """
+    from hvdtrain import jobs
+
+    changes = changes_of(ranks, strategy, launcher, settings)
+    if is_user_command(words):
+        if settings or strategy or resume is not None:
+            raise ConfigError("--set, --strategy and --resume belong to a configuration, not to a command of your own")
+        sys.exit(jobs.run_command(words, num_ranks=ranks or 1, launcher=launcher or "auto", dry_run=dry_run))
+    config_path, resume = what_to_run(words, resume)
+    sys.exit(jobs.run_config(config_path, changes, resume=resume, dry_run=dry_run, runs_root=runs_root))
+
+
+def what_to_run(words: tuple[str, ...], resume: str | None) -> tuple[str | None, str | None]:
+    """Return (configuration or None for the resumed run's own, what to resume).
+
+    `--resume` takes an optional value, so in `run --resume x.yaml` the configuration lands there.
+    """
+    if not words and resume:
+        is_config = Path(resume).suffix in (".yaml", ".yml")
+        return (resume, "") if is_config else (None, resume)
+    return one_config(words), resume
+
+
+def is_user_command(words: tuple[str, ...]) -> bool:
+    """Tell whether `--` stood before the words, or the first one is plainly a program."""
+    return bool(words) and "--" in sys.argv and list(words) == sys.argv[sys.argv.index("--") + 1 :]
+
+
+def one_config(words: tuple[str, ...]) -> str:
+    """Return the configuration's path.
+
+    Raises:
+        ConfigError: If there is none, or more than one word.
+    """
+    if not words:
+        raise ConfigError("run needs a configuration, or -- and a command; try: hvdtrain run configs/digits_cnn.yaml")
+    if len(words) > 1:
+        hint = shlex.join(words)
+        raise ConfigError(
+            f"run takes one configuration; got {len(words)} words: {hint}. For a command of your own write: "
+            f"hvdtrain run --ranks N -- {hint}"
+        )
+    if words[0].endswith(".py"):
+        raise ConfigError(f"{words[0]} is a script, not a configuration; write: hvdtrain run --ranks N -- python {words[0]}")
+    return words[0]
+

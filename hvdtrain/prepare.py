@@ -1,0 +1,134 @@
+"""From a configuration file to a run directory that holds everything needed to run it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvdtrain.config import Config
+from hvdtrain.config_file import dump_config, key_lines, load_config
+from hvdtrain.errors import NotFoundError, PlanError, Problem
+from hvdtrain.facts import Facts
+from hvdtrain.launch.job import config_script
+from hvdtrain.launch.shell import Script, script_text
+from hvdtrain.plan import Plan, make_plan
+from hvdtrain.rundir import RunDir, find_runs, read_json, write_text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A configuration, its plan and its script, before anything is written."""
+
+    config: Config
+    plan: Plan
+    script: Script
+    config_path: str
+    options: tuple[str, ...]
+
+
+def prepare(config_path: str, facts: Facts, *, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> Prepared:
+    """Return everything that follows from a configuration on a machine.
+
+    Args:
+        config_path: The file as the user named it.
+        facts: The machine.
+        overrides: `key=value` texts that change the configuration.
+        options: The command-line options behind the overrides, to be repeated in the script.
+
+    Raises:
+        ConfigError: If file, overrides or numbers are wrong; `path:line: key: what`.
+    """
+    config = load_config(config_path, overrides)
+    try:
+        plan = make_plan(config, facts, source=config_path)
+    except PlanError as error:
+        raise PlanError([_with_line(problem) for problem in error.problems]) from error
+    script = config_script(plan, config_path, options)
+    return Prepared(config, plan, script, config_path, tuple(options))
+
+
+def _with_line(problem: Problem) -> Problem:
+    """Find the line of the key a problem is about; a key that is not in the file has none."""
+    line = key_lines(problem.path).get(problem.key) if problem.path and problem.key else None
+    return Problem(problem.message, problem.key, problem.path, line)
+
+
+def new_run(prepared: Prepared, root: Path) -> RunDir:
+    """Write a new run directory below `root` and return it."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = root / prepared.plan.name / f"{stamp}-{secrets.token_hex(3)}"
+    path.mkdir(parents=True)
+    run = RunDir(path.resolve())
+    run.logs.mkdir()
+    write_text(run.config, dump_config(prepared.config))
+    origin = {
+        "config": str(Path(prepared.config_path).resolve()),
+        "folder": str(Path(prepared.config_path).resolve().parent),
+        "options": list(prepared.options),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    write_text(run.origin, json.dumps(origin, indent=1) + "\n")
+    write_text(run.command, f"bash {run.script} {run.path}\n")
+    write_plan(run, prepared)
+    return run
+
+
+def write_plan(run: RunDir, prepared: Prepared) -> None:
+    """Write plan and script into a run directory; `plan.json` comes last and makes it a run."""
+    write_text(run.script, script_text(prepared.script))
+    write_text(run.plan, prepared.plan.to_json())
+
+
+def resumable_run(prepared: Prepared, root: Path) -> RunDir:
+    """Return the newest unfinished run of the same configuration, the number of ranks aside.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    for run in find_runs(root):
+        old = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+        if not run.finished.exists() and _intent(old.config) == _intent(prepared.plan.config):
+            return run
+    raise NotFoundError(
+        f"--resume: no unfinished run of {prepared.config_path} with these settings under {root}; "
+        "start one without --resume, or name a run: --resume RUN"
+    )
+
+
+def _intent(config: dict[str, object]) -> str:
+    """Return a configuration without what only says where it runs."""
+    return json.dumps({key: value for key, value in config.items() if key not in ("launch", "slurm")}, sort_keys=True)
+
+
+def check_resume(run: RunDir, prepared: Prepared) -> list[str]:
+    """Compare a run's old plan with the new one; return what changes, for the ledger.
+
+    Raises:
+        PlanError: If the configuration differs, or the global batch would change without a word.
+    """
+    old = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    if _intent(old.config) != _intent(prepared.plan.config):
+        keys = [key for key in old.config if key != "launch" and old.config[key] != prepared.plan.config.get(key)]
+        raise PlanError(
+            f"--resume {run.short_id}: the configuration is not the run's own; it differs in {', '.join(keys)}. "
+            f"Continue with its own: hvdtrain run {run.config} --resume {run.short_id}, or start a new run"
+        )
+    if old.global_batch_size != prepared.plan.global_batch_size:
+        raise PlanError(
+            f"--resume {run.short_id}: the global batch would change from {old.global_batch_size} "
+            f"({old.num_replicas} replicas) to {prepared.plan.global_batch_size} ({prepared.plan.num_replicas} "
+            f"replicas), and learning rate and epochs with it; use {old.num_replicas} replicas, "
+            "or state training.global_batch_size in the configuration so that it stays the same"
+        )
+    if old.num_replicas != prepared.plan.num_replicas:
+        return [f"continues on {prepared.plan.num_replicas} replicas instead of {old.num_replicas}, same global batch"]
+    return []
+
+
+def run_folder(run: RunDir) -> Path:
+    """Return the folder beside which a run's user modules are found."""
+    return Path(read_json(run.origin).get("folder", "."))
