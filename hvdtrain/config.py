@@ -6,13 +6,79 @@ Reading files is `config_file`'s work. This module must not import TensorFlow or
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from hvdtrain.config_rules import broken_rules
+from hvdtrain.errors import ConfigError, Problem
+
+_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+IMPORT_PATH = rf"^{_DOTTED}:{_DOTTED}$"
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+NO_NUL = r"^[^\x00]*$"
+
+# What the patterns mean, for messages: "must be ...".
+PATTERN_WORDS = {
+    IMPORT_PATH: "an import path of the form 'package.module:function'",
+    RUN_NAME: "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
+    ENV_NAME: "the name of an environment variable: letters, digits and '_', not beginning with a digit",
+    NO_NUL: "text without NUL characters",
+}
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Bool = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(min_length=1)]
+ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
+EnvName = Annotated[str, Field(pattern=ENV_NAME)]
+EnvValue = Annotated[str, Field(pattern=NO_NUL)]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _plain_data(value: Any, where: str = "") -> Any:
+    """Return `value` if YAML and JSON can hold it unchanged."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"keys must be text; got {key!r}{where}")
+            _plain_data(item, f" at {key!r}")
+    elif isinstance(value, list):
+        for item in value:
+            _plain_data(item, where)
+    elif not (value is None or isinstance(value, str | bool | int | float)):
+        raise ValueError(f"can hold text, numbers, true, false, null, lists and mappings; got {value!r}{where}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite; got {value}{where}")
+    return value
+
+
+Args = Annotated[dict[str, Any], AfterValidator(_plain_data)]
+OptimizerName = Annotated[
+    Literal[
+        "sgd",
+        "adam",
+        "adamw",
+        "adadelta",
+        "adagrad",
+        "adamax",
+        "nadam",
+        "rmsprop",
+        "ftrl",
+        "lamb",
+        "lion",
+        "adafactor",
+        "muon",
+    ],
+    BeforeValidator(_lower),
+]
 
 
 class Section(BaseModel):
@@ -24,17 +90,19 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Where the model comes from."""
 
-    source: str = Field(description="Import path of a function that returns a Keras model: 'my_pkg.models:build'.")
-    args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that function.")
+    source: ImportPath = Field(
+        description="Import path of a function that returns a Keras model: 'my_pkg.models:build'."
+    )
+    args: Args = Field(default_factory=dict, description="Keyword arguments for that function.")
 
 
 class DataConfig(Section):
     """Where the data come from and how ranks share them."""
 
-    source: str = Field(
+    source: ImportPath = Field(
         description="Import path of a function that returns ((x_train, y_train), (x_test, y_test)) or tf.data datasets."
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for that function.")
+    args: Args = Field(default_factory=dict, description="Keyword arguments for that function.")
     num_examples: PositiveInt | None = Field(
         None, description="Training examples; built-in data sets know theirs, workers verify it."
     )
@@ -49,46 +117,74 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """How long and in which batches to train. Give epochs or steps, and one of the two batch sizes."""
 
-    epochs: PositiveInt | None = None
+    epochs: PositiveInt | None = Field(None, description="Passes over the training data. Give this or steps.")
     steps: PositiveInt | None = Field(None, description="Optimizer updates in all, instead of epochs.")
-    batch_size_per_replica: PositiveInt | None = None
-    global_batch_size: PositiveInt | None = None
-    gradient_accumulation_steps: PositiveInt = 1
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    steps_per_execution: PositiveInt | Auto = "auto"
-    deterministic: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
-    max_minutes: PositiveFloat | None = None
+    batch_size_per_replica: PositiveInt | None = Field(
+        None, description="Examples one replica consumes per step. Give this or global_batch_size."
+    )
+    global_batch_size: PositiveInt | None = Field(
+        None, description="Examples all replicas together consume per step, instead of batch_size_per_replica."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(
+        1, description="Gradients summed before one update of the weights."
+    )
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="Keras dtype policy. Mixed precision comes in a later release."
+    )
+    steps_per_execution: PositiveInt | Auto = Field(
+        "auto", description="Steps one call into TensorFlow runs; auto: chosen from the length of an epoch."
+    )
+    deterministic: Bool = Field(False, description="Bitwise repeatable training, at some cost in speed.")
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = Field(
+        0, description="Seed of initial weights, data order and dropout."
+    )
+    max_minutes: PositiveFloat | None = Field(None, description="Comes in a later release; leave it null.")
 
 
 class OptimizerConfig(Section):
     """The Keras optimizer and its learning rate."""
 
-    name: str = "sgd"
+    name: OptimizerName = Field("sgd", description="Keras optimizer, in any case: sgd, AdamW, ...")
     learning_rate: PositiveFloat = Field(0.01, description="The rate for one replica, before scaling.")
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    args: dict[str, Any] = Field(default_factory=dict, description="Further keyword arguments of the optimizer.")
-    lr_scaling: Literal["none", "sqrt", "linear"] = "none"
-    warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    schedule: Literal["constant", "step", "cosine", "one_cycle", "polynomial"] = "constant"
-    schedule_args: dict[str, Any] = Field(default_factory=dict)
+    momentum: Annotated[float, Field(ge=0, lt=1, strict=True)] | None = Field(
+        None, description="Momentum of sgd or rmsprop."
+    )
+    args: Args = Field(default_factory=dict, description="Further keyword arguments of the optimizer.")
+    lr_scaling: Literal["none", "sqrt", "linear"] = Field(
+        "none", description="How the learning rate grows with the number of replicas."
+    )
+    warmup_epochs: NonNegativeFloat = Field(
+        0, description="Epochs in which the rate grows from learning_rate to the scaled rate."
+    )
+    schedule: Literal["constant", "step", "cosine", "one_cycle", "polynomial"] = Field(
+        "constant", description="How the rate changes after the warm-up."
+    )
+    schedule_args: Args = Field(
+        default_factory=dict,
+        description="step: boundaries_epochs, factor. cosine: final_factor. polynomial: power, final_factor. "
+        "one_cycle: warmup_fraction, final_factor. constant: none.",
+    )
     clip: PositiveFloat | None = Field(None, description="Clip the averaged gradient to this global norm.")
 
 
 class SyncConfig(Section):
     """The proof that all replicas hold the same values."""
 
-    check_every_steps: PositiveInt | None = Field(200, description="null: only after the first step and at saves.")
-    on_nonfinite: Literal["stop"] = "stop"
+    check_every_steps: PositiveInt | None = Field(
+        200, description="Steps between two checks. null: only after the first step and at saves."
+    )
+    on_nonfinite: Literal["stop"] = Field("stop", description="What happens when the loss is no longer finite.")
 
 
 class CheckpointConfig(Section):
-    """When rank 0 saves, and how many checkpoints are kept."""
+    """When rank 0 saves, and how many checkpoints are kept. The end of training is always saved."""
 
-    every_steps: PositiveInt | None = None
-    every_epochs: PositiveInt | None = 1
-    keep: PositiveInt = 3
-    on_error: Literal["stop"] = "stop"
+    every_steps: PositiveInt | None = Field(None, description="Comes in a later release; use every_epochs.")
+    every_epochs: PositiveInt | None = Field(
+        1, description="Epochs between two saves. null: only at the end of training."
+    )
+    keep: PositiveInt = Field(3, description="How many checkpoints stay; older ones are removed.")
+    on_error: Literal["stop"] = Field("stop", description="What happens when a checkpoint cannot be written.")
 
 
 class LaunchConfig(Section):
@@ -96,41 +192,58 @@ class LaunchConfig(Section):
 
     num_ranks: PositiveInt | None = Field(None, description="Processes under Horovod. Default: 1.")
     num_devices: PositiveInt | Auto = Field("auto", description="Devices of one process under MirroredStrategy.")
-    strategy: Literal["auto", "horovod", "mirrored", "single"] = "auto"
-    launcher: Literal["auto", "mpirun", "none"] = "auto"
-    max_restarts: Literal[0] = 0
-    pass_env: list[str] = Field(default_factory=list, description="Further environment variables the ranks see.")
-    env: dict[str, str] = Field(default_factory=dict, description="Environment variables to set for the ranks.")
+    strategy: Literal["auto", "horovod", "mirrored", "single"] = Field(
+        "auto", description="auto: Horovod where it is installed, else MirroredStrategy on this machine."
+    )
+    launcher: Literal["auto", "mpirun", "none"] = Field("auto", description="What starts the ranks.")
+    max_restarts: Annotated[int, Field(ge=0, le=0, strict=True)] = Field(
+        0, description="Restarts after a failure; only 0 in this release."
+    )
+    pass_env: list[EnvName] = Field(default_factory=list, description="Further environment variables the ranks see.")
+    env: dict[EnvName, EnvValue] = Field(
+        default_factory=dict, description="Environment variables to set for the ranks."
+    )
 
 
 class HorovodConfig(Section):
     """Horovod's knobs."""
 
-    cycle_time_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Auto = "auto"
-    fusion_threshold_mb: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Auto = "auto"
-    compression: Literal["none"] = "none"
+    cycle_time_ms: NonNegativeFloat | Auto = Field(
+        "auto", description="Milliseconds between two rounds of Horovod's background thread."
+    )
+    fusion_threshold_mb: NonNegativeFloat | Auto = Field(
+        "auto", description="Size of the buffer in which small tensors travel together."
+    )
+    compression: Literal["none"] = Field("none", description="Gradient compression; only none in this release.")
 
 
 class SlurmConfig(Section):
     """How much of a Slurm cluster to ask for."""
 
-    site: str | None = None
-    nodes: PositiveInt = 1
-    time_limit_min: PositiveInt = 30
+    site: Text | None = Field(None, description="Site profile with the facts about the cluster.")
+    nodes: PositiveInt = Field(1, description="Nodes to ask for.")
+    time_limit_min: PositiveInt = Field(30, description="Time limit of the job in minutes.")
 
 
 class Config(Section):
     """One training run as its author describes it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=RUN_NAME)] = Field(description="Name of the run and of its directory.")
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    loss: str = "sparse_categorical_crossentropy"
-    metrics: list[str] = Field(default_factory=lambda: ["accuracy"])
+    loss: Text = Field("sparse_categorical_crossentropy", description="Name of a Keras loss.")
+    metrics: list[Text] = Field(default_factory=lambda: ["accuracy"], description="Names of Keras metrics.")
     sync: SyncConfig = Field(default_factory=SyncConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     launch: LaunchConfig = Field(default_factory=LaunchConfig)
     horovod: HorovodConfig = Field(default_factory=HorovodConfig)
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Config:
+        broken = list(broken_rules(self.model_dump()))
+        if broken:
+            raise ConfigError([Problem(rule.message, ".".join(map(str, rule.keys[0]))) for rule in broken])
+        return self
