@@ -6,7 +6,7 @@ The only module that reads configuration files. This module must not import Tens
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hvdtrain.strict_yaml import Document, KeyPath, read_yaml
 from hvdtrain.yaml_scalars import FLOAT, INT, shown
 
 MAX_BYTES = 2**20
+MAX_PROBLEMS = 100
 
 __all__ = ["config_schema", "dump_config", "load_config", "parse_overrides"]
 
@@ -42,18 +43,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     places = _Places(name, document)
     problems = [places.problem(flaw.keys, flaw.message, flaw.line) for flaw in document.flaws] + problems
     if not document.is_readable:
-        raise ConfigError(problems)
+        raise ConfigError(_in_order(problems))
     data = _top_level(document.data, name)
     for override in settings:
         message = apply_override(data, override)
         places.override(override)
         if message:
             problems.append(places.problem(override.keys, message))
-    config, found = _validate(data, [flaw.keys for flaw in document.flaws if flaw.keys], places)
+    config, found = _validate(data, {flaw.keys for flaw in document.flaws if flaw.keys}, places)
     problems += found
     if problems or config is None:
-        raise ConfigError(sorted(problems, key=lambda p: (p.path.startswith("--set "), p.line or 0)))
+        raise ConfigError(_in_order(problems))
     return config
+
+
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    """Return the problems of the file by line, then those of the command line; a flood is cut short."""
+    problems = sorted(problems, key=lambda problem: (problem.path.startswith("--set "), problem.line or 0))
+    further = len(problems) - MAX_PROBLEMS
+    return problems if further <= 0 else [*problems[:MAX_PROBLEMS], Problem(f"... and {further} further problems")]
 
 
 def _parse_settings(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:
@@ -126,6 +134,9 @@ class _Places:
             if around in self._lines:
                 line = self._lines[around]
                 break
+        inside = [text for at, text in self._settings.items() if at[: len(keys)] == keys]
+        if line is None and keys and inside:
+            return Problem(message, _dotted(keys), inside[0])
         return Problem(message, _dotted(keys), self._name, line)
 
     def first_given(self, keys: Sequence[KeyPath]) -> KeyPath:
@@ -147,7 +158,7 @@ def _dotted(keys: Iterable[str | int]) -> str:
 # -- checking -----------------------------------------------------------------------------------
 
 
-def _validate(data: dict[str, Any], flawed: Sequence[KeyPath], places: _Places) -> tuple[Config | None, list[Problem]]:
+def _validate(data: dict[str, Any], flawed: Set[KeyPath], places: _Places) -> tuple[Config | None, list[Problem]]:
     """Return (config, problems); nothing is said about values whose text is flawed already."""
     config, found = None, []
     try:
@@ -162,8 +173,8 @@ def _validate(data: dict[str, Any], flawed: Sequence[KeyPath], places: _Places) 
     return config, problems + [places.problem(places.first_given(rule.keys), rule.message) for rule in broken]
 
 
-def _is_inside(keys: KeyPath, blocks: Iterable[KeyPath]) -> bool:
-    return any(keys[: len(block)] == block for block in blocks)
+def _is_inside(keys: KeyPath, blocks: Set[KeyPath]) -> bool:
+    return any(keys[:length] in blocks for length in range(1, len(keys) + 1))
 
 
 def _doubtful(found: Iterable[Complaint]) -> Iterable[KeyPath]:
@@ -200,9 +211,16 @@ class _Dumper(yaml.SafeDumper):
     """Quotes whatever YAML 1.1 or 1.2 could take for something else than text."""
 
     def ignore_aliases(self, data: Any) -> bool:
+        """Write a value out each time it occurs: aliases are not read."""
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Escape line breaks of any kind: PyYAML loses some of them in other styles."""
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"({FLOAT.pattern})$"), list("-+.0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"({INT.pattern})$"), list("-+0123456789"))
 

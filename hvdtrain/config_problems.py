@@ -19,6 +19,8 @@ from hvdtrain.yaml_scalars import plain_scalar, shown
 
 Schema = Mapping[str, Any]
 
+MAX_ERRORS = 1000  # a flood, as from a list of a million wrong entries, is looked at no further
+
 
 @dataclass(frozen=True)
 class Complaint:
@@ -38,7 +40,7 @@ def model_schema() -> Schema:
 def complaints(error: ValidationError) -> list[Complaint]:
     """Return one complaint per key that pydantic refused."""
     found: dict[KeyPath, Complaint] = {}
-    for details in error.errors(include_url=False):
+    for details in error.errors(include_url=False)[:MAX_ERRORS]:
         complaint = _complaint(details)
         found.setdefault(complaint.keys, complaint)
     meant = {complaint.meant for complaint in found.values()}
@@ -56,7 +58,7 @@ def _complaint(details: Mapping[str, Any]) -> Complaint:
     if kind == "value_error":
         return Complaint(keys, str(details["ctx"]["error"]))
     if details["loc"][-1] == "[key]":
-        return Complaint(keys, f"not a valid name; it must be {_pattern_words(details['ctx']['pattern'])}")
+        return Complaint(keys, f"the key {shown(given)} must be {_key_words(details)}")
     if kind == "greater_than":
         return Complaint(keys, f"must be greater than {details['ctx']['gt']:g}; got {shown(given)}")
     return Complaint(keys, f"must be {describe(schema)}; got {_given(given, schema)}")
@@ -147,6 +149,11 @@ def _describe_number(schema: Schema) -> str:
 
 def _pattern_words(pattern: str) -> str:
     return PATTERN_WORDS.get(pattern, f"text that matches {pattern}")
+
+
+def _key_words(details: Mapping[str, Any]) -> str:
+    pattern = details.get("ctx", {}).get("pattern")
+    return _pattern_words(pattern) if pattern else "text"
 
 
 def _given(given: Any, schema: Schema) -> str:

@@ -5,12 +5,14 @@ Each rule names the keys it looks at, so that a rule is left out where one of th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from hvdtrain.names import did_you_mean
+from hvdtrain.yaml_scalars import shorten, shown
 
 KeyPath = tuple[str | int, ...]
 
@@ -117,8 +119,8 @@ def _env_once(pass_env: list[str], env: dict[str, str]) -> str | None:
 
 
 def _no_duplicates(names: list[str]) -> str | None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    return f"each name once; got {', '.join(map(repr, twice))} more than once" if twice else None
+    twice = ", ".join(shown(name) for name, count in Counter(names).items() if count > 1)
+    return f"each name once; got {shorten(twice)} more than once" if twice else None
 
 
 def _momentum_fits(momentum: float | None, name: str) -> str | None:
@@ -226,7 +228,7 @@ def _schedule_args(schedule: str, args: Mapping[str, Any]) -> Iterator[Broken]:
             hint = did_you_mean(name, allowed) or f"; {valid}"
             yield Broken(((*base, name),), f"schedule {schedule!r} has no such argument{hint}")
         elif not allowed[name].is_valid(value):
-            yield Broken(((*base, name),), f"must be {allowed[name].words}; got {value!r}")
+            yield Broken(((*base, name),), f"must be {allowed[name].words}; got {shown(value)}")
     if schedule == "step" and "boundaries_epochs" not in args:
         yield Broken(
             (base, ("optimizer", "schedule")),

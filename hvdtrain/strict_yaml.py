@@ -18,6 +18,7 @@ from hvdtrain.yaml_scalars import plain_scalar, shown
 KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 32
+MAX_FLAWS = 1000
 
 NEVER_CLOSED = "a quotation mark that is opened here is never closed"
 # What PyYAML says -> what it means to somebody who does not write parsers.
@@ -116,7 +117,7 @@ class _Reader:
         first_lines: dict[str, int] = {}
         while not self._next_is(yaml.MappingEndEvent):
             line, key = self._key(keys, depth)
-            place = keys if key is None else (*keys, key)
+            place = (*keys, "?" if key is None else key)
             if key in found:
                 message = f"given twice, also on line {first_lines[key]}; remove one of the two"
                 self.flaws.append(Flaw(place, line, message))
@@ -166,6 +167,8 @@ class _Reader:
 
     def _flaw(self, keys: KeyPath, event: yaml.Event, message: str) -> None:
         self.flaws.append(Flaw(keys, _line(event), message))
+        if len(self.flaws) >= MAX_FLAWS:
+            raise _GiveUpError
 
     def _give_up(self, event: yaml.Event, message: str) -> None:
         self._flaw((), event, message)
