@@ -55,6 +55,11 @@ def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
         yield metric
 
 
+def steps_taken(model: keras.Model) -> int:
+    """Return how often the optimizer was called: with accumulated gradients more often than weights changed."""
+    return int(model.optimizer._iterations)
+
+
 def is_built(model: keras.Model) -> bool:
     """Tell whether every layer has its weights."""
     return bool(model.built) and all(layer.built for layer in all_layers(model))
@@ -66,5 +71,5 @@ def unique(variables: list[keras.Variable]) -> list[keras.Variable]:
 
 
 def raw(variable: keras.Variable) -> Any:
-    """Return the `tf.Variable` inside a Keras variable: Horovod calls `.ref()`, which Keras variables lack."""
-    return variable.value if not hasattr(variable, "_value") else variable._value
+    """Return the `tf.Variable` inside a Keras variable, read without an autocast."""
+    return variable._value if hasattr(variable, "_value") else variable.value

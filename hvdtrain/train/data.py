@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from hvdtrain import scaling
 from hvdtrain.errors import UserCodeError
+from hvdtrain.train.comm import Comm
 from hvdtrain.train.order import Order
 
 
@@ -99,11 +100,32 @@ def shard(dataset: Any, *, rank: int, size: int) -> Any:
 
 def has_unseeded_shuffle(dataset: tf.data.Dataset) -> bool:
     """Tell whether a dataset or one that it is made from is shuffled without a seed."""
+    return [0, 0] in shuffle_seeds(dataset)
+
+
+def shuffle_seeds(dataset: tf.data.Dataset) -> list[list[int]]:
+    """Return the pair of seeds of every shuffle in a dataset; [0, 0] means another order in every process."""
+    own = []
     if "Shuffle" in type(dataset).__name__ and hasattr(dataset, "_seed"):
-        seeds = [int(tf.get_static_value(seed) or 0) for seed in (dataset._seed, dataset._seed2)]
-        if seeds == [0, 0]:
-            return True
-    return any(has_unseeded_shuffle(inner) for inner in dataset._inputs())
+        own = [[int(tf.get_static_value(seed) or 0) for seed in (dataset._seed, dataset._seed2)]]
+    return own + [seeds for inner in dataset._inputs() for seeds in shuffle_seeds(inner)]
+
+
+def check_same_everywhere(dataset: tf.data.Dataset, comm: Comm) -> None:
+    """Compare length and order of a dataset across ranks, before it is cut into parts. A collective.
+
+    Raises:
+        UserCodeError: On all ranks alike, if the parts would overlap or differ in length.
+    """
+    mine = {"cardinality": int(dataset.cardinality()), "shuffle seeds": shuffle_seeds(dataset)}
+    gathered = comm.gather_json(mine, name="shard")
+    for rank, theirs in enumerate(gathered):
+        for key, value in gathered[0].items():
+            if theirs[key] != value:
+                raise UserCodeError(
+                    f"shard needs the same dataset on every rank, but its {key} is {value} on rank 0 and {theirs[key]} "
+                    f"on rank {rank}; use the same files, and the same seed in shuffle, on all ranks"
+                )
 
 
 def user_dataset_batches(dataset: tf.data.Dataset, *, batch_size: int, steps: int, rank: int, size: int) -> Any:

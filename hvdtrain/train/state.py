@@ -9,7 +9,7 @@ import numpy as np
 
 from hvdtrain.train import compat
 from hvdtrain.train.checkpoint import Checkpoint, match_arrays
-from hvdtrain.train.sync import shared_variables, to_array
+from hvdtrain.train.sync import plain_name, shared_variables, to_array
 
 
 def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[str, keras.Variable]:
@@ -23,7 +23,7 @@ def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[
     own, slots = shared[: len(shared) - num_optimizer], shared[len(shared) - num_optimizer :]
     groups = {"model": own, "seed": seeds, "optimizer": slots if with_optimizer else []}
     return {
-        f"{group}/{place:05d}/{path}": variable
+        f"{group}/{place:05d}/{plain_name(path)}": variable
         for group, variables in groups.items()
         for place, (path, variable) in enumerate(variables)
     }

@@ -6,6 +6,7 @@ Digests are compared, not values, so the proof costs a hash and a few bytes per 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,17 @@ def shared_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
     variables = [variable for variable in compat.unique(model.variables) if id(variable) not in seeds]
     optimizer = model.optimizer.variables if model.optimizer is not None else []
     return [(variable.path, variable) for variable in [*variables, *optimizer]]
+
+
+def plain_name(path: str) -> str:
+    """Return a variable's path without the counters that Keras gives to layers made later in the same process.
+
+    A second model of the same code then has the same names; places in the list keep them apart.
+
+    >>> plain_name("adam/sequential_12_dense_24_kernel_momentum")
+    'adam/sequential_dense_kernel_momentum'
+    """
+    return re.sub(r"_\d+(?=[/_]|$)", "", path)
 
 
 def broadcast_state(model: keras.Model, comm: Comm) -> None:
@@ -117,7 +129,7 @@ def preflight(model: keras.Model, comm: Comm, *, facts: dict[str, Any]) -> None:
     Raises:
         EnvironmentNotFitError: On all ranks alike, naming the first thing that differs.
     """
-    shapes = [[name, list(variable.shape), str(variable.dtype)] for name, variable in shared_variables(model)]
+    shapes = [[plain_name(name), list(variable.shape), str(variable.dtype)] for name, variable in shared_variables(model)]
     gathered = comm.gather_json({"variables": shapes, **facts}, name="preflight")
     for key in gathered[0]:
         for rank, entry in enumerate(gathered):

@@ -17,7 +17,7 @@ from hvdtrain import metrics as records
 from hvdtrain.errors import UserCodeError
 from hvdtrain.plan import Plan
 from hvdtrain.rundir import RunDir, write_text
-from hvdtrain.train import checkpoint, user_code
+from hvdtrain.train import checkpoint, compat, user_code
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, global_results
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.record import Record, StopAtStep
@@ -307,7 +307,7 @@ def summarise(job: Job, model: keras.Model, record: Record, proof: SyncProof, *,
         "num_replicas": job.plan.num_replicas,
         "strategy": job.plan.strategy,
         "epochs": job.plan.epochs,
-        "step": int(model.optimizer.iterations),
+        "step": compat.steps_taken(model),
         "parameters": model.count_params(),
         "digest": proof.digest,
         "sync_checks": proof.num_checks,

@@ -18,31 +18,24 @@ class World:
     """The ranks this process trains with.
 
     Args:
-        comm: The collectives.
+        rank: 0 .. size - 1.
+        size: Ranks in all.
+        local_rank: Place among the ranks of this node.
+        local_size: Ranks on this node.
+        host: This node's name.
         cores: Cores this process is bound to.
         gpu: Index of its GPU, or None.
-        host: Its host name.
+        comm: The collectives.
     """
 
-    comm: Any = field(repr=False)
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
     cores: tuple[int, ...]
     gpu: int | None
-    host: str
-
-    @property
-    def rank(self) -> int:
-        """0 .. size - 1."""
-        return int(self.comm.rank)
-
-    @property
-    def size(self) -> int:
-        """Ranks in all."""
-        return int(self.comm.size)
-
-    @property
-    def local_rank(self) -> int:
-        """Place among the ranks of this node."""
-        return int(self.comm.local_rank)
+    comm: Any = field(repr=False)
 
     @property
     def is_rank0(self) -> bool:
@@ -74,7 +67,16 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> Worl
     devices.set_threads(len(cores), environ)
     # A single process keeps all GPUs: MirroredStrategy uses them together.
     gpu = devices.claim_gpu(comm.local_rank, comm.local_size) if info.size > 1 else None
-    return World(comm=comm, cores=tuple(cores), gpu=gpu, host=socket.gethostname())
+    return World(
+        rank=comm.rank,
+        size=comm.size,
+        local_rank=comm.local_rank,
+        local_size=comm.local_size,
+        host=socket.gethostname(),
+        cores=tuple(cores),
+        gpu=gpu,
+        comm=comm,
+    )
 
 
 def _expected(environ: Mapping[str, str]) -> int | None:

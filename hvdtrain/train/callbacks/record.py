@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from hvdtrain.plan import Plan
+from hvdtrain.train import compat
 from hvdtrain.train.console import Console
 
 
@@ -57,7 +58,7 @@ class Record(keras.callbacks.Callback):
         self._write(
             "epoch",
             epoch=epoch + 1,
-            step=int(self.model.optimizer.iterations),
+            step=compat.steps_taken(self.model),
             learning_rate=float(self.model.optimizer.learning_rate),
             examples_per_s=round(rate, 1),
             train_s=round(train_s, 4),
@@ -80,5 +81,5 @@ class StopAtStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Stop when the step has come."""
-        if int(self.model.optimizer.iterations) >= self._total_steps:
+        if compat.steps_taken(self.model) >= self._total_steps:
             self.model.stop_training = True

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from hvdtrain.train import checkpoint
+from hvdtrain.train import checkpoint, compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.state import capture
 
@@ -64,7 +64,7 @@ class Saver(keras.callbacks.Callback):
         if self._comm.rank != 0:
             return
         state = {**self._state, "epochs_done": self._epochs_done, "world_size": self._comm.size}
-        step = int(self.model.optimizer.iterations)
+        step = compat.steps_taken(self.model)
         path = checkpoint.save(self._root, capture(self.model, step=step, state=state), keep=self._keep)
         if self._on_saved is not None:
             self._on_saved(path)

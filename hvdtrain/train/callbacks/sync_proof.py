@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.sync import prove_in_sync
 
@@ -53,5 +54,5 @@ class SyncProof(keras.callbacks.Callback):
         Raises:
             OutOfSyncError: On all ranks alike.
         """
-        self.digest = prove_in_sync(self.model, self._comm, step=int(self.model.optimizer.iterations))
+        self.digest = prove_in_sync(self.model, self._comm, step=compat.steps_taken(self.model))
         self.num_checks += 1

@@ -1,0 +1,42 @@
+"""Run every case of cases.py on this rank and write the results as JSON: `run_cases.py FOLDER`.
+
+One mpirun per world size runs them all, because importing TensorFlow takes longer than the cases.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from hvdtrain.train.world import wake_up
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    only = sys.argv[2:]
+    world = wake_up(os.environ)
+    from tests.ranks import cases
+
+    results = {}
+    for name, case in cases.all_cases().items():
+        if only and name not in only:
+            continue
+        shared = folder / name
+        if world.rank == 0:
+            shared.mkdir(exist_ok=True)
+        world.comm.gather_json(name, name="next_case")
+        print(f"rank {world.rank}: {name}", file=sys.stderr, flush=True)
+        try:
+            results[name] = {"value": case(world.comm, shared)}
+        except Exception:
+            results[name] = {"error": traceback.format_exc()}
+        (folder / f"rank_{world.rank}.json").write_text(json.dumps(results))
+    (folder / f"done_{world.rank}").touch()
+    world.comm.shutdown()
+
+
+if __name__ == "__main__":
+    tempfile.tempdir = None
+    main()
