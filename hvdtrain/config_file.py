@@ -24,7 +24,7 @@ from hvdtrain.yaml_scalars import FLOAT, INT, shown
 MAX_BYTES = 2**20
 MAX_PROBLEMS = 100
 
-__all__ = ["config_schema", "dump_config", "load_config", "parse_overrides"]
+__all__ = ["config_schema", "dump_config", "load_config", "located", "parse_overrides"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -55,6 +55,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if problems or config is None:
         raise ConfigError(_in_order(problems))
     return config
+
+
+def located(problem: Problem, path: str | Path, overrides: Sequence[str] = ()) -> Problem:
+    """Return a problem with the place where its key was given; for one that was found after reading, by its key."""
+    name = printable(str(path))
+    places = _Places(name, read_yaml(_read_text(path, name)))
+    for override in _parse_settings(overrides)[0]:
+        places.override(override)
+    return places.problem(tuple(problem.key.split(".")), problem.message)
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

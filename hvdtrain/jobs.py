@@ -75,7 +75,7 @@ def start(run: RunDir) -> int:
         )
     if code in (int(ExitCode.INTERRUPTED), 143, 129):
         clear_leftovers(run)
-        talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: hvdtrain run --resume {run.short_id}")
+        talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: {program()} run --resume {run.short_id}")
         return code
     if code == 0 and run.finished.exists():
         talk(success_text(run))
@@ -130,10 +130,15 @@ def success_text(run: RunDir) -> str:
     lines += [
         f"  checkpoint:  {_newest_checkpoint(run)}",
         f"  logs:        {nice_path(run.logs)}",
-        f"  next:        hvdtrain evaluate {run.short_id}",
-        "               hvdtrain list",
+        f"  next:        {program()} evaluate {run.short_id}",
+        f"               {program()} list",
     ]
     return "\n".join(lines)
+
+
+def program() -> str:
+    """Return how this command can be typed again: `hvdtrain` if it is on PATH, else where it lies."""
+    return "hvdtrain" if shutil.which("hvdtrain") else nice_path(Path(sys.argv[0]))
 
 
 def _words(name: str) -> str:
@@ -148,7 +153,7 @@ def _tell_failure(run: RunDir, code: int) -> int:
         talk(
             f"hvdtrain: a rank ended without a word (exit code {code})"
             + ("; a rank was killed, often by the system for lack of memory" if killed else "")
-            + f"\n  logs: {nice_path(run.logs)}   continue: hvdtrain run --resume {run.short_id}"
+            + f"\n  logs: {nice_path(run.logs)}   continue: {program()} run --resume {run.short_id}"
         )
         return int(ExitCode.RANK_LOST) if killed or code == 0 else code
     if not first["is_explained"]:

@@ -96,26 +96,25 @@ class World:
         return self.num_ranks * self.num_devices
 
 
-def make_plan(config: Config, facts: Facts, *, source: str = "") -> Plan:
+def make_plan(config: Config, facts: Facts) -> Plan:
     """Return the plan of one run.
 
     Args:
         config: What the user said.
         facts: The machine the plan is for.
-        source: The configuration's path, for error messages.
 
     Raises:
         PlanError: If the numbers cannot work together.
         EnvironmentNotFitError: If the machine lacks what was asked for.
     """
     world = _choose_world(config, facts)
-    num_examples = _num_examples(config, source)
-    batch, batch_rule = _batch_size(config, world.num_replicas, source)
-    steps = _steps_per_epoch(config, num_examples, batch, world.num_replicas, source)
+    num_examples = _num_examples(config)
+    batch, batch_rule = _batch_size(config, world.num_replicas)
+    steps = _steps_per_epoch(config, num_examples, batch, world.num_replicas)
     epochs, total_steps, epochs_rule = _length(config, steps, world.num_replicas)
-    per_execution, execution_rule = _steps_per_execution(config, steps, total_steps, source)
+    per_execution, execution_rule = _steps_per_execution(config, steps, total_steps)
     rate = _learning_rate(config, world.num_replicas)
-    warmup_steps = _warmup_steps(config, steps, total_steps, source)
+    warmup_steps = _warmup_steps(config, steps, total_steps)
     num_cores = facts.num_cores or world.num_ranks
     cores_per_rank = max(1, num_cores // world.num_ranks)
     cycle_time_ms = 0.1 if config.horovod.cycle_time_ms == "auto" else float(config.horovod.cycle_time_ms)
@@ -227,7 +226,7 @@ def _replicas(world: World) -> str:
 # -- how much data ------------------------------------------------------------------------------
 
 
-def _num_examples(config: Config, source: str) -> int:
+def _num_examples(config: Config) -> int:
     known = known_num_examples(config.data.source, config.data.args)
     stated = config.data.num_examples
     if known is None and stated is None:
@@ -236,12 +235,11 @@ def _num_examples(config: Config, source: str) -> int:
                 f"needed, because {config.data.source} is not a built-in data set; give its number of training "
                 "examples (the workers verify it)",
                 key="data.num_examples",
-                path=source,
             )
         )
     if known is not None and stated is not None and known != stated:
         raise PlanError(
-            Problem(f"{config.data.source} has {known} training examples; got {stated}", "data.num_examples", source)
+            Problem(f"{config.data.source} has {known} training examples; got {stated}", "data.num_examples")
         )
     return known if known is not None else int(stated or 0)
 
@@ -251,7 +249,7 @@ def _examples_rule(config: Config) -> str:
     return "built-in data set" if known else "data.num_examples"
 
 
-def _batch_size(config: Config, num_replicas: int, source: str) -> tuple[int, str]:
+def _batch_size(config: Config, num_replicas: int) -> tuple[int, str]:
     training = config.training
     if training.batch_size_per_replica is not None:
         return training.batch_size_per_replica, "training.batch_size_per_replica"
@@ -263,20 +261,19 @@ def _batch_size(config: Config, num_replicas: int, source: str) -> tuple[int, st
             Problem(
                 f"{whole} does not divide by {num_replicas} replicas; use {nearest}",
                 "training.global_batch_size",
-                source,
             )
         )
     return whole // num_replicas, f"training.global_batch_size {whole} / {num_replicas} replicas"
 
 
-def _steps_per_epoch(config: Config, num_examples: int, batch: int, num_replicas: int, source: str) -> int:
+def _steps_per_epoch(config: Config, num_examples: int, batch: int, num_replicas: int) -> int:
     sharers = 1 if config.data.epoch_splitting == "divide" else num_replicas
     try:
         return scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=sharers)
     except PlanError as error:
         given = config.training.batch_size_per_replica is not None
         key = "training.batch_size_per_replica" if given else "training.global_batch_size"
-        raise PlanError(Problem(str(error), key, source)) from error
+        raise PlanError(Problem(str(error), key)) from error
 
 
 def _steps_rule(config: Config, num_examples: int, batch: int, world: World) -> str:
@@ -301,7 +298,7 @@ def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, st
     return epochs, epochs * steps, "training.epochs"
 
 
-def _steps_per_execution(config: Config, steps: int, total_steps: int, source: str) -> tuple[int, str]:
+def _steps_per_execution(config: Config, steps: int, total_steps: int) -> tuple[int, str]:
     """Return (steps per call into TensorFlow, rule). It divides a short last epoch, which must end on time."""
     last = total_steps % steps
     asked = config.training.steps_per_execution
@@ -314,7 +311,6 @@ def _steps_per_execution(config: Config, steps: int, total_steps: int, source: s
             Problem(
                 f"the last epoch has {last} steps, which {asked} does not divide; use 'auto' or a divisor of {last}",
                 "training.steps_per_execution",
-                source,
             )
         )
     return asked, "training.steps_per_execution"
@@ -335,7 +331,7 @@ def _rate_rule(config: Config, world: World) -> str:
     return f"{optimizer.learning_rate:g} x {factor:g} ({optimizer.lr_scaling}, {_replicas(world)})"
 
 
-def _warmup_steps(config: Config, steps: int, total_steps: int, source: str) -> int:
+def _warmup_steps(config: Config, steps: int, total_steps: int) -> int:
     warmup_steps = round(config.optimizer.warmup_epochs * steps)
     if warmup_steps >= total_steps and warmup_steps > 0:
         raise PlanError(
@@ -343,7 +339,6 @@ def _warmup_steps(config: Config, steps: int, total_steps: int, source: str) -> 
                 f"the warm-up of {config.optimizer.warmup_epochs:g} epochs ({warmup_steps} steps) is as long as the "
                 f"whole training ({total_steps} steps); use fewer warm-up epochs or train longer",
                 "optimizer.warmup_epochs",
-                source,
             )
         )
     return warmup_steps

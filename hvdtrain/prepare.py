@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvdtrain.config import Config
-from hvdtrain.config_file import dump_config, key_lines, load_config
-from hvdtrain.errors import NotFoundError, PlanError, Problem
+from hvdtrain.config_file import dump_config, load_config, located
+from hvdtrain.errors import NotFoundError, PlanError
 from hvdtrain.facts import Facts
 from hvdtrain.launch.job import config_script
 from hvdtrain.launch.shell import Script, script_text
@@ -44,17 +44,12 @@ def prepare(config_path: str, facts: Facts, *, overrides: Sequence[str] = (), op
     """
     config = load_config(config_path, overrides)
     try:
-        plan = make_plan(config, facts, source=config_path)
+        plan = make_plan(config, facts)
     except PlanError as error:
-        raise PlanError([_with_line(problem) for problem in error.problems]) from error
+        found = [located(problem, config_path, overrides) if problem.key else problem for problem in error.problems]
+        raise PlanError(found) from error
     script = config_script(plan, config_path, options)
     return Prepared(config, plan, script, config_path, tuple(options))
-
-
-def _with_line(problem: Problem) -> Problem:
-    """Find the line of the key a problem is about; a key that is not in the file has none."""
-    line = key_lines(problem.path).get(problem.key) if problem.path and problem.key else None
-    return Problem(problem.message, problem.key, problem.path, line)
 
 
 def new_run(prepared: Prepared, root: Path) -> RunDir:

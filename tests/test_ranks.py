@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hvdtrain.launch import LAUNCHERS, LaunchRequest
 from hvdtrain.facts import gather_facts, search_path
+from hvdtrain.launch import LAUNCHERS, LaunchRequest
 from hvdtrain.launch.job import worker_environment
 from tests.conftest import PROJECT
 
@@ -194,7 +194,9 @@ def test_what_cannot_work_is_refused(results):
 
 def test_a_distributed_optimizer_serialises_as_the_original(results):
     for value in results.of("serialises_as_the_original"):
-        assert value == {"same": True, "name": "AdamW", "keeps": True}
+        assert value["found"] == value["expected"]
+        assert value["name"] == "AdamW"
+        assert value["keeps"], "a rebuilt optimizer would have lost its exclusions"
 
 
 def test_warm_up_starts_at_the_one_rank_rate(results):

@@ -31,9 +31,11 @@ class LazyGroup(click.Group):
     """A click group that imports a verb's module only when that verb is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb."""
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"hvdtrain.cli.{VERBS[cmd_name][0]}")
@@ -41,12 +43,14 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest a verb for one that does not exist."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

@@ -11,7 +11,7 @@ from hvdtrain.cli.options import changes_of, config_options
 @click.argument("config", type=click.Path())
 @config_options
 @click.option("--explain", is_flag=True, help="Print the reason above each line.")
-@click.option("--here", is_flag=True, help="For this machine, as `run` does, instead of Open MPI 5 and a core per rank.")
+@click.option("--here", is_flag=True, help="For this machine, byte for byte what `run` executes.")
 def command(
     config: str,
     ranks: int | None,

@@ -80,6 +80,8 @@ def one_config(words: tuple[str, ...]) -> str:
             f"hvdtrain run --ranks N -- {hint}"
         )
     if words[0].endswith(".py"):
-        raise ConfigError(f"{words[0]} is a script, not a configuration; write: hvdtrain run --ranks N -- python {words[0]}")
+        raise ConfigError(
+            f"{words[0]} is a script, not a configuration; write: hvdtrain run --ranks N -- python {words[0]}"
+        )
     return words[0]
 

@@ -73,7 +73,9 @@ def _who(plan: Plan, launcher_title: str) -> str:
     return f"{plan.num_ranks} rank{'s' if plan.num_ranks > 1 else ''}, {launcher_title}"
 
 
-def command_script(command: Sequence[str], *, num_ranks: int, num_cores: int, launcher: str, cycle_time_ms: float) -> Script:
+def command_script(
+    command: Sequence[str], *, num_ranks: int, num_cores: int, launcher: str, cycle_time_ms: float
+) -> Script:
     """Return the job script of a user's own command."""
     request = LaunchRequest(num_ranks, num_cores)
     chosen = LAUNCHERS[launcher]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.errors import HvdtrainError, NotFoundError, UserCodeError
+from hvdtrain.errors import NotFoundError
 from hvdtrain.launch.rank import rank_info
 from hvdtrain.plan import Plan
 from hvdtrain.rundir import RunDir, read_json, write_text
@@ -29,7 +29,8 @@ def main() -> None:
         rank = rank_info(os.environ).rank
         run.logs.mkdir(parents=True, exist_ok=True)
         stream = redirect_to_log(run.log(rank), is_rank0=rank == 0)
-        work(run, arguments, Console(stream if rank == 0 else None, has_bar=os.environ.get("HVDTRAIN_PROGRESS") == "bar"))
+        has_bar = os.environ.get("HVDTRAIN_PROGRESS") == "bar"
+        work(run, arguments, Console(stream if rank == 0 else None, has_bar=has_bar))
     except BaseException as error:
         fail(error, rank=rank, record=run.failure(rank), console=stream)
     sys.stdout.flush()

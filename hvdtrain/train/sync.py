@@ -129,7 +129,8 @@ def preflight(model: keras.Model, comm: Comm, *, facts: dict[str, Any]) -> None:
     Raises:
         EnvironmentNotFitError: On all ranks alike, naming the first thing that differs.
     """
-    shapes = [[plain_name(name), list(variable.shape), str(variable.dtype)] for name, variable in shared_variables(model)]
+    variables = shared_variables(model)
+    shapes = [[plain_name(name), list(variable.shape), str(variable.dtype)] for name, variable in variables]
     gathered = comm.gather_json({"variables": shapes, **facts}, name="preflight")
     for key in gathered[0]:
         for rank, entry in enumerate(gathered):

@@ -144,7 +144,8 @@ def load(job: Job) -> Data:
     test = data.test
     if test is not None and not isinstance(test, tf.data.Dataset) and user_code.count(test) < job.comm.size:
         raise UserCodeError(
-            f"{config['source']}: {user_code.count(test)} test examples for {job.comm.size} ranks; each needs one at least"
+            f"{config['source']}: {user_code.count(test)} test examples for {job.comm.size} ranks; "
+            "each rank needs one at least"
         )
     return data
 

@@ -168,7 +168,8 @@ def _check_labels(y: np.ndarray, output_shape: tuple[int | None, ...], loss: str
     num_outputs = output_shape[-1]
     if loss == "sparse_categorical_crossentropy" and num_outputs is not None:
         if y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
-            raise UserCodeError(f"{name}: {loss} needs whole numbers as labels; got {y.dtype} values such as {y.flat[0]}")
+            bad = y.flat[int(np.flatnonzero(y != np.round(y))[0])]
+            raise UserCodeError(f"{name}: {loss} needs whole numbers as labels; got {y.dtype} values such as {bad}")
         low, high = int(y.min(initial=0)), int(y.max(initial=0))
         if low < 0 or high >= num_outputs:
             bad = int(np.flatnonzero((y < 0) | (y >= num_outputs))[0])

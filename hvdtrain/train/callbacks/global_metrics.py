@@ -23,7 +23,8 @@ def global_results(model: keras.Model, comm: Comm) -> dict[str, float]:
     local = [to_array(variable).copy() for variable in variables]
     summed = comm.sum_arrays(local, name="metrics")
     _assign(variables, summed)
-    results = {name: float(np.asarray(value)) for name, value in model.get_metrics_result().items() if _is_scalar(value)}
+    values = model.get_metrics_result().items()
+    results = {name: float(np.asarray(value)) for name, value in values if _is_scalar(value)}
     _assign(variables, local)
     return results
 

@@ -1,0 +1,1 @@
+"""What the benchmarks' worker processes run."""

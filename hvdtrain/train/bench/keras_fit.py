@@ -1,0 +1,86 @@
+"""Keras's own fit: with everything the product adds, or with nothing of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+
+from hvdtrain import metrics as records
+from hvdtrain.bench.task import Task
+from hvdtrain.train.bench import problems
+from hvdtrain.train.bench.stopwatch import Stopwatch
+from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Setup, SyncProof
+from hvdtrain.train.callbacks.record import Record
+from hvdtrain.train.comm import Comm
+from hvdtrain.train.console import Console
+from hvdtrain.train.data import EpochBatches
+from hvdtrain.train.optimizer import distribute
+from hvdtrain.train.trainer import TellEpoch
+
+CHECK_EVERY_STEPS = 200
+ENDLESS = 1_000_000
+
+
+class Timer(keras.callbacks.Callback):
+    """Keep the stopwatch, and end the fit when the timed section is over. Must be the last callback."""
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        super().__init__()
+        self._stopwatch = stopwatch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Note the first execution."""
+        self._stopwatch.execution_done(batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop after the section; every rank counts the same epochs."""
+        if self._stopwatch.epoch_done():
+            self.model.stop_training = True
+
+
+def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, comm: Comm | None) -> None:
+    """Train one model; with a Comm as the product does, without evaluation and checkpoints.
+
+    Args:
+        name: The model.
+        batches: This rank's data.
+        task: What the launch is about.
+        stopwatch: Told of every epoch.
+        comm: The ranks; None for plain Keras.
+    """
+    model = problems.build(name)
+    optimizer = problems.optimizer()
+    model.compile(
+        optimizer=optimizer if comm is None else distribute(optimizer, comm),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=task.steps_per_execution,
+        jit_compile=False,
+    )
+    ours = [] if comm is None else product_callbacks(comm, batches, Path(task.directory))
+    callbacks = [TellEpoch(batches), *ours, Timer(stopwatch)]
+    model.fit(batches.dataset(), epochs=ENDLESS, verbose=0, callbacks=callbacks)
+
+
+def product_callbacks(comm: Comm, batches: EpochBatches, directory: Path) -> list[keras.callbacks.Callback]:
+    """Return what `hvdtrain run` adds to fit, save for the checkpoints."""
+    order = batches.order
+    plan: Any = SimpleNamespace(
+        steps_per_epoch=order.steps_per_epoch, global_batch_size=order.batch_size * order.size, epochs=ENDLESS
+    )
+
+    def write(kind: str, **values: Any) -> None:
+        if comm.rank == 0:
+            records.append_record(directory / "metrics.jsonl", records.record_line(kind, time.time(), **values))
+
+    return [
+        Setup(comm),
+        GlobalMetrics(comm),
+        SyncProof(comm, CHECK_EVERY_STEPS),
+        Record(plan, Console(None, has_bar=False), write),
+        AgreeStop(comm),
+    ]
