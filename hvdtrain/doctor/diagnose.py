@@ -62,7 +62,7 @@ KNOWN_CAUSES = (
         r"|Connection refused|ConnectTimeout|Read timed out|getaddrinfo failed|NameResolutionError"
         r"|No matching distribution found for horovod|Could not find a version that satisfies the requirement horovod",
         "pip could not reach its package index, so Horovod's source could not be downloaded.",
-        "run build-horovod where there is a network (a login node), or copy horovod-0.28.1.tar.gz to the path named above",
+        "run this where there is a network (a login node), or put horovod-0.28.1.tar.gz where build-horovod expects it",
     ),
     KnownCause(
         "cmake-4-policy", r"Compatibility with CMake < 3\.5 has been removed",
@@ -80,7 +80,7 @@ KNOWN_CAUSES = (
     KnownCause(
         "no-compiler",
         r"No CMAKE_CXX_COMPILER could be found|CMAKE_CXX_COMPILER not set|(c\+\+|g\+\+|cc1plus): (command )?not found"
-        r"|cannot execute .?cc1plus|The C compiler identification is unknown|error: command 'g(cc|\+\+)' failed: No such",
+        r"|cannot execute .?cc1plus|The CXX compiler identification is unknown",
         "There is no C++ compiler.", "apt-get install g++   (or: dnf install gcc-c++; on a cluster: module load gcc)",
     ),
     KnownCause(
@@ -148,7 +148,7 @@ KNOWN_CAUSES = (
         "ask the queue for more tasks, or run fewer ranks",
     ),
     KnownCause(
-        "runtime-package", r"No module named '(psutil|cloudpickle|yaml|packaging)", "A package Horovod needs is missing.",
+        "runtime-package", r"No module named '(psutil|cloudpickle|yaml|packaging)", "A package of Horovod is missing.",
         "pip install psutil cloudpickle pyyaml packaging",
     ),
 )

@@ -99,3 +99,21 @@ def _ranks(processes: Iterable[dict[str, dict[str, Any]]], missing: dict[str, An
             allreduce=stages.get("allreduce", missing),
             stack={name: stages[name] for name, _ in STACK if name in stages},
         )
+
+
+def core_list(cores: tuple[int, ...]) -> str:
+    """Return cores the way taskset writes them.
+
+    >>> core_list((0, 1, 2, 5))
+    'cores 0-2,5'
+    >>> core_list((3,))
+    'core 3'
+    """
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    text = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"{'core' if len(cores) == 1 else 'cores'} {text}"
