@@ -18,7 +18,7 @@ from typing import TextIO
 
 PLAIN_INTERVAL_S = 20.0
 # "  [ 45%] Building CXX object horovod/tensorflow/CMakeFiles/tensorflow.dir/mpi_ops.cc.o"
-STEP = re.compile(r"\[ *(\d+)%\] (?:Building \w+ object )?(?:\S*/)?(\S.*)")
+STEP = re.compile(r"\[ *(\d+)%\] .*?([^\s/]+)\s*$")
 
 
 class Progress:
@@ -33,20 +33,26 @@ class Progress:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._phase = ""
-        self._detail = ""
+        self.detail = ""
         self._started = self._last_shown = clock()
 
     def begin(self, phase: str) -> None:
         """Start a phase; its name is shown at once."""
-        self._phase, self._detail = phase, ""
+        self._phase, self.detail = phase, ""
         self._started = self._clock()
         self._show()
 
     def note(self, line: str) -> None:
-        """Take the percentage and the file from a line of a build, if it has them."""
+        """Take the percentage and the file from a line of a build, if it has them.
+
+        >>> progress = Progress()
+        >>> progress.note("  [ 99%] Linking CXX shared library /a/b/mpi_lib.so")
+        >>> progress.detail
+        ' 99 %  mpi_lib.so'
+        """
         match = STEP.search(line)
         if match:
-            self._detail = f"{match.group(1):>3} %  {match.group(2).removesuffix('.o')}"
+            self.detail = f"{match.group(1):>3} %  {match.group(2).removesuffix('.o')}"
 
     def tick(self) -> None:
         """Show the elapsed time again when it is time to."""
@@ -64,7 +70,7 @@ class Progress:
     def _show(self) -> None:
         elapsed_s = self._clock() - self._started
         time_text = f"  {elapsed_s:.0f} s" if elapsed_s >= 1 else ""
-        self._write(f"{self._phase} ...{time_text}  {self._detail}".rstrip(), is_last=False)
+        self._write(f"{self._phase} ...{time_text}  {self.detail}".rstrip(), is_last=False)
         self._last_shown = self._clock()
 
     def _write(self, text: str, *, is_last: bool) -> None:
