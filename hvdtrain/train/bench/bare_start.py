@@ -1,6 +1,6 @@
 """A process without hvdtrain's launch: import, build, trace, one step, then the time of day in a file.
 
-    python -m hvdtrain.train.bench.bare_start FILE NUM_EXAMPLES BATCH_SIZE
+Start it with `python -m hvdtrain.train.bench.bare_start FILE NUM_EXAMPLES BATCH_SIZE`.
 """
 
 from __future__ import annotations

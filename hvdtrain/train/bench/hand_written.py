@@ -58,7 +58,7 @@ def make_execution(
         loss_mean.update_state(loss, sample_weight=tf.shape(x)[0])
         accuracy.update_state(y, predicted)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def run(iterator: Any) -> None:
         for _ in tf.range(num_steps):
             step(*next(iterator))

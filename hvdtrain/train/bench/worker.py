@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def wake(task: Task, info: RankInfo) -> Train:
         comm = world.comm if task.kind == "hvdtrain" else None
     from hvdtrain.train.bench import keras_fit
 
-    return lambda *arguments: keras_fit.train(*arguments, comm)
+    return partial(keras_fit.train, comm=comm)
 
 
 def _wake_hand_written(info: RankInfo) -> Train:

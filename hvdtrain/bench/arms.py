@@ -1,0 +1,90 @@
+"""The ways to train that are compared, and how each is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hvdtrain.errors import EnvironmentNotFitError
+from hvdtrain.facts import Facts, search_path
+from hvdtrain.launch.job import command_script
+from hvdtrain.launch.request import Setting
+from hvdtrain.launch.shell import script_text
+
+WORKER = "hvdtrain.train.bench.worker"
+CYCLE_TIME_MS = 0.1
+# What a default launch must not inherit from the shell the benchmark was started in.
+OUR_PREFIXES = ("HOROVOD_", "HVDTRAIN_", "TF_", "OMP_", "OMPI_", "PRTE_", "KERAS_")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Args:
+        name: As shown in tables.
+        kind: What its workers do; see `Task`.
+        launch: `product`, `default` or `alone`.
+        text: What it is, for readers.
+        changes: NAME=VALUE on top of the product's environment.
+    """
+
+    name: str
+    kind: str
+    launch: str
+    text: str
+    changes: tuple[str, ...] = ()
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("hvdtrain", "hvdtrain", "product", "Keras fit with hvdtrain, as `hvdtrain run` starts it"),
+        Arm("hand-written", "hand-written", "product", "a tf.function loop with Horovod, launched the same way"),
+        Arm("ceiling", "ceiling", "product", "plain Keras fit, as many pinned processes, no communication"),
+        Arm("default", "hand-written", "default", "the hand-written loop under plain mpirun, no settings"),
+        Arm("one process", "one process", "alone", "plain Keras fit, one process on all cores, the same global batch"),
+    )
+}
+AGAIN = dataclasses.replace(ARMS["hvdtrain"], name="hvdtrain again", text="the first arm once more (A/A control)")
+
+
+def variant(change: str) -> Arm:
+    """Return the product with NAME=VALUE changed in its workers' environment."""
+    return dataclasses.replace(
+        ARMS["hvdtrain"], name=f"hvdtrain {change}", text=f"hvdtrain with {change}", changes=(change,)
+    )
+
+
+def command_of(arm: Arm, task_path: str, facts: Facts, num_ranks: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts an arm, and its environment.
+
+    Raises:
+        EnvironmentNotFitError: If there is no Open MPI to start ranks with.
+    """
+    worker = [sys.executable, "-m", WORKER, task_path]
+    if arm.launch == "default":
+        return ["mpirun", "-np", str(num_ranks), *worker], default_environment(os.environ)
+    is_alone = arm.launch == "alone"
+    if facts.mpi is None and not is_alone:
+        raise EnvironmentNotFitError(f"the benchmark starts ranks with Open MPI 4 or 5, found: {facts.mpi_found}")
+    script = command_script(
+        worker,
+        num_ranks=1 if is_alone else num_ranks,
+        num_cores=facts.num_cores or num_ranks,
+        launcher="none" if is_alone else facts.mpi or "none",
+        cycle_time_ms=CYCLE_TIME_MS,
+    )
+    changes = [Setting((change,), "changed by the benchmark") for change in arm.changes]
+    text = script_text(dataclasses.replace(script, env=(*script.env, *changes)))
+    return ["bash", "-c", text, "hvdtrain"], {**os.environ, "PATH": search_path()}
+
+
+def default_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the caller's environment without any setting that touches training; root stays allowed to use mpirun."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(OUR_PREFIXES)}
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return {**kept, **root, "PATH": search_path()}

@@ -1,0 +1,194 @@
+"""What hvdtrain costs and gains: `python -m hvdtrain.bench.overhead [--startup | --memory]`.
+
+Throughput of Keras fit with hvdtrain against a hand-written Horovod loop, against the same processes without
+communication, against Horovod with no settings, and against one process on all cores. Everything is interleaved
+round by round; ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from hvdtrain.bench import report, startup
+from hvdtrain.bench.arms import AGAIN, ARMS, Arm, variant
+from hvdtrain.bench.launch import launch_arm
+from hvdtrain.bench.machine import describe
+from hvdtrain.bench.rounds import Launch, Ledger, run_rounds
+from hvdtrain.bench.table import MEMORY_TARGET, STARTUP_TARGET
+from hvdtrain.bench.task import MODELS, NUM_EXAMPLES, Task, steps_per_epoch
+from hvdtrain.errors import ExitCode, HvdtrainError
+from hvdtrain.facts import Facts, gather_facts
+
+MEMORY_SECONDS = 2.0
+
+
+def main() -> None:
+    """Run the benchmark and print its tables; exit code 1 if a launch failed."""
+    options = parse(sys.argv[1:])
+    try:
+        sys.exit(run(options))
+    except HvdtrainError as error:
+        print(f"overhead: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m hvdtrain.bench.overhead", description=__doc__.partition("\n")[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--startup", action="store_true", help="time from launch to the first optimizer step instead")
+    mode.add_argument("--memory", action="store_true", help="peak memory per rank instead, one model per launch")
+    parser.add_argument("--rounds", type=positive, default=7, help="how often each arm is launched (default 7)")
+    parser.add_argument("--models", type=names_of(MODELS), default=MODELS, help=f"default {','.join(MODELS)}")
+    parser.add_argument("--arms", type=names_of(tuple(ARMS)), default=tuple(ARMS), help=f"default {','.join(ARMS)}")
+    parser.add_argument("--aa", action="store_true", help="launch the first arm twice a round: the noise floor")
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="NAME=VALUE", help="one more arm: hvdtrain with this changed"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="wanted length of a timed section (default 4)")
+    parser.add_argument("--batch-size", type=positive, default=128, help="examples per rank and step (default 128)")
+    parser.add_argument("--steps-per-execution", type=positive, default=20, help="on every arm (default 20)")
+    parser.add_argument("--ranks", type=positive, default=2, help="default 2")
+    parser.add_argument("--out", type=Path, help="append every raw row to this JSON Lines file")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument("--drop-disturbed", action="store_true", help="leave launches out that others disturbed")
+    options = parser.parse_args(arguments)
+    check_sizes(parser, options)
+    return options
+
+
+def check_sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message if the data cannot fill one execution."""
+    try:
+        for model in options.models:
+            steps_per_epoch(
+                model,
+                batch_size=options.batch_size,
+                num_ranks=options.ranks,
+                steps_per_execution=options.steps_per_execution,
+            )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {value}")
+    return value
+
+
+def names_of(known: tuple[str, ...]) -> type[str]:
+    """Return a converter from names with commas between them to a tuple of known names."""
+
+    def convert(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"no {name!r} among {', '.join(known)}")
+        return names
+
+    return convert  # type: ignore[return-value]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the chosen mode and print its outcome; return the exit code."""
+    facts = gather_facts()
+    ledger = Ledger(options.out)
+    launches = choose_launches(options, facts)
+    is_whole = run_rounds(options.rounds, launches, ledger)
+    rows = report.undisturbed(ledger.rows) if options.drop_disturbed else ledger.rows
+    print(tables(options, rows, [arm.name for arm in throughput_arms(options)]))
+    print()
+    print(describe(facts) + ".")
+    print(conditions(options))
+    print(report.circumstances(ledger.rows) + ("; those are left out above." if options.drop_disturbed else "."))
+    failures = report.failures_text(ledger.rows)
+    if failures:
+        print("\n" + failures)
+    if not is_whole:
+        return int(ExitCode.INTERRUPTED)
+    return 1 if failures else 0
+
+
+def conditions(options: argparse.Namespace) -> str:
+    """Return what was the same for all arms."""
+    text = f"{options.ranks} ranks, batch {options.batch_size} per rank"
+    if options.startup:
+        return f"{text}, {startup.NUM_EXAMPLES} synthetic examples of 28 x 28 x 1; imports and tracing included."
+    return (
+        f"{text}, {options.steps_per_execution} steps per execution, Adam, {NUM_EXAMPLES} synthetic float32 examples "
+        "of 28 x 28 x 1 in memory; at least 40 steps of warm-up left out; timed sections of about "
+        f"{options.seconds:g} s, all ranks' examples over the slowest rank's time."
+    )
+
+
+def throughput_arms(options: argparse.Namespace) -> list[Arm]:
+    """Return the arms of the throughput mode, in the order of the table."""
+    return [
+        *(ARMS[name] for name in options.arms),
+        *([AGAIN] if options.aa else []),
+        *(variant(change) for change in options.vary),
+    ]
+
+
+def choose_launches(options: argparse.Namespace, facts: Facts) -> dict[str, tuple[str, Launch]]:
+    """Return what each round starts."""
+    if options.startup:
+        size = (options.ranks, options.batch_size)
+        return {
+            "hvdtrain run": ("hvdtrain run", partial(startup.start_product, *size)),
+            "bare processes": ("bare processes", partial(startup.start_bare, *size, facts)),
+        }
+    if options.memory:
+        return {
+            f"{name}, {model}": (name, throughput_launch(ARMS[name], (model,), MEMORY_SECONDS, options, facts))
+            for model in options.models
+            for name in ("hvdtrain", "hand-written")
+        }
+    return {
+        arm.name: (arm.name, throughput_launch(arm, options.models, options.seconds, options, facts))
+        for arm in throughput_arms(options)
+    }
+
+
+def throughput_launch(
+    arm: Arm, models: tuple[str, ...], seconds: float, options: argparse.Namespace, facts: Facts
+) -> Launch:
+    """Return how to start one arm once."""
+    is_alone = arm.launch == "alone"
+    task = Task(
+        kind=arm.kind,
+        models=models,
+        seconds=seconds,
+        batch_size=options.batch_size * (options.ranks if is_alone else 1),
+        steps_per_execution=options.steps_per_execution,
+        num_ranks=1 if is_alone else options.ranks,
+        directory="",
+    )
+    return partial(launch_arm, arm, task, facts, options.ranks)
+
+
+def tables(options: argparse.Namespace, rows: report.Rows, arms: Sequence[str]) -> str:
+    """Return the tables of the chosen mode."""
+    if options.startup:
+        return report.cost_table(
+            rows, ours="hvdtrain run", theirs="bare processes", models=("cnn",), key="first_step_s",
+            unit="s to the first step", target=STARTUP_TARGET, markdown=options.markdown,
+        )  # fmt: skip
+    if options.memory:
+        most = [{**row, "peak_mb": max(row["peak_rss_mb"])} if "peak_rss_mb" in row else row for row in rows]
+        return report.cost_table(
+            most, ours="hvdtrain", theirs="hand-written", models=options.models, key="peak_mb",
+            unit="peak MB per rank", target=MEMORY_TARGET, markdown=options.markdown,
+        )  # fmt: skip
+    return report.throughput_tables(rows, arms, options.models, markdown=options.markdown)
+
+
+if __name__ == "__main__":
+    main()

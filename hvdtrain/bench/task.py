@@ -1,0 +1,69 @@
+"""What one benchmark worker is asked to do, as a JSON file. Standard library only: driver and workers share it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+MODELS = ("cnn", "fc512", "fc64")
+TITLES = {"cnn": "CNN, 2 convolutions", "fc512": "FC 512-512", "fc64": "FC 64-64"}
+NUM_EXAMPLES = 60_000
+# Steps of one epoch before rounding to whole executions: MNIST's for the fast models, a few seconds for the slow one.
+EPOCH_STEPS = {"cnn": 40, "fc512": 234, "fc64": 234}
+MIN_WARMUP_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Task:
+    """One launch of one arm.
+
+    Args:
+        kind: `hvdtrain`, `hand-written`, `ceiling` or `one process`.
+        models: Trained one after another.
+        seconds: Wanted length of each timed section.
+        batch_size: Examples per rank and step.
+        steps_per_execution: Steps per call into TensorFlow.
+        num_ranks: Processes that meet.
+        directory: Where they meet and leave their results.
+    """
+
+    kind: str
+    models: tuple[str, ...]
+    seconds: float
+    batch_size: int
+    steps_per_execution: int
+    num_ranks: int
+    directory: str
+
+    @property
+    def path(self) -> Path:
+        """The file this task is written to."""
+        return Path(self.directory, "task.json")
+
+    def write(self) -> None:
+        """Leave the task for the workers."""
+        self.path.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        """Return the task that `write` left."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**data, "models": tuple(data["models"])})
+
+
+def steps_per_epoch(model: str, *, batch_size: int, num_ranks: int, steps_per_execution: int) -> int:
+    """Return the steps of one epoch: whole executions only, and no more than the data hold.
+
+    >>> steps_per_epoch("fc64", batch_size=128, num_ranks=2, steps_per_execution=20)
+    220
+    """
+    most = NUM_EXAMPLES // (batch_size * num_ranks)
+    num_executions = min(EPOCH_STEPS[model], most) // steps_per_execution
+    if num_executions == 0:
+        raise ValueError(
+            f"{NUM_EXAMPLES} examples cannot fill {steps_per_execution} steps of {batch_size} x {num_ranks}; "
+            "use a smaller batch or fewer steps per execution"
+        )
+    return num_executions * steps_per_execution
