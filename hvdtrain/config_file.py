@@ -21,7 +21,7 @@ from hvdtrain.overrides import Override, apply_override, parse_overrides, printa
 from hvdtrain.strict_yaml import Document, KeyPath, read_yaml
 from hvdtrain.yaml_scalars import FLOAT, INT, shown
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**18
 MAX_PROBLEMS = 100
 
 __all__ = ["config_schema", "dump_config", "load_config", "located", "parse_overrides"]
@@ -94,7 +94,7 @@ def _read_text(path: str | Path, name: str) -> str:
     except ValueError:
         raise ConfigError(Problem("this cannot be the path of a file", path=name)) from None
     if len(content) > MAX_BYTES:
-        raise ConfigError(Problem("larger than 1 MiB; this cannot be a configuration", path=name))
+        raise ConfigError(Problem("larger than 256 KiB; this cannot be a configuration", path=name))
     if b"\0" in content:
         raise ConfigError(Problem("a binary file; a configuration is YAML text in UTF-8", path=name))
     try:

@@ -368,4 +368,9 @@ def _warnings(config: Config, world: World) -> tuple[str, ...]:
             f"lr_scaling: linear with {optimizer.name}: an adaptive optimizer divides the gradient's size away, so a "
             "larger batch does not call for a proportionally larger rate; consider 'sqrt' or 'none'"
         )
+    if optimizer.warmup_epochs and scaling.scale_factor(optimizer.lr_scaling, world.num_replicas) == 1:
+        found.append(
+            f"warmup_epochs: {optimizer.warmup_epochs:g} has no effect: the scaled rate is the one-replica rate, "
+            "so there is nothing to warm up to"
+        )
     return tuple(found)

@@ -68,8 +68,8 @@ def warmup_rate(step: int, *, warmup_steps: int, base_rate: float, scaled_rate: 
     The rule of Goyal et al. 2017, section 2.2. Steps are counted from 0; from `warmup_steps` on
     the rate is `scaled_rate`.
 
-    >>> [warmup_rate(s, warmup_steps=4, base_rate=0.1, scaled_rate=0.5) for s in (0, 2, 4, 9)]
-    [0.1, 0.3, 0.5, 0.5]
+    >>> [warmup_rate(s, warmup_steps=4, base_rate=0.1, scaled_rate=0.5) for s in (0, 1, 4, 9)]
+    [0.1, 0.2, 0.5, 0.5]
     """
     if step >= warmup_steps:
         return scaled_rate

@@ -167,7 +167,7 @@ def test_a_syntax_error_comes_with_the_flaws_before_it(refused):
         (b"\x89PNG\r\n\0\0", "c.yaml: a binary file; a configuration is YAML text in UTF-8"),
         (b"name: a\nloss: \xff\n", "c.yaml:2: not UTF-8 text; save the file in the encoding UTF-8"),
         (VALID.encode("utf-16"), "c.yaml: a binary file; a configuration is YAML text in UTF-8"),
-        (b"#" * (2**20 + 1), "c.yaml: larger than 1 MiB; this cannot be a configuration"),
+        (b"#" * (2**18 + 1), "c.yaml: larger than 256 KiB; this cannot be a configuration"),
         ("a: " + "[" * 5000, "c.yaml:1: nested more than 32 levels deep"),
     ],
 )  # fmt: skip

@@ -56,8 +56,9 @@ def save(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         _write_files(temporary, checkpoint)
+        replaced = root / f"{TEMPORARY}replaced-{final.name}"
         if final.exists():  # the same step again, after a resume from an older checkpoint
-            shutil.rmtree(final)
+            os.rename(final, replaced)
         os.rename(temporary, final)
         _fsync_directory(root)
     except OSError as error:
@@ -124,8 +125,11 @@ def load(directory: Path) -> Checkpoint:
     """
     verify(directory)
     state = json.loads((directory / "state.json").read_bytes())
-    with np.load(directory / "arrays.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    try:
+        with np.load(directory / "arrays.npz", allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{directory}: arrays.npz cannot be read: {error}") from error
     return Checkpoint(step=state["step"], state=state, arrays=arrays)
 
 

@@ -285,10 +285,9 @@ def case_one_writer(comm: Comm, folder: Path) -> dict:
         keras.callbacks.CSVLogger(str(folder / f"by_{comm.rank}.csv")),
     ]
     x, y = data_of(seed=1)
-    model.fit(
-        x, y, batch_size=16, epochs=2, verbose=0,
-        callbacks=[Setup(comm), *on_this_rank(user, comm), SyncProof(comm, 4), Saver(comm, folder / f"ckpt_{comm.rank}")],
-    )  # fmt: skip
+    saver = Saver(comm, folder / f"ckpt_{comm.rank}")
+    callbacks = [Setup(comm), *on_this_rank(user, comm), SyncProof(comm, 4), saver]
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
     comm.gather_json("saved", name="saved")
     return {"files": sorted(path.name for path in folder.iterdir())}
 
@@ -298,7 +297,8 @@ def case_checkpoint_round_trip(comm: Comm, folder: Path) -> dict:
     x, y = data_of(seed=comm.rank)
 
     def train(model, epochs, first, callbacks):
-        model.fit(x, y, batch_size=16, epochs=epochs, initial_epoch=first, shuffle=False, verbose=0, callbacks=callbacks)
+        options = {"batch_size": 16, "shuffle": False, "verbose": 0}
+        model.fit(x, y, epochs=epochs, initial_epoch=first, callbacks=callbacks, **options)
 
     whole = compiled(model_of(seed=0), distribute(keras.optimizers.Adam(0.01), comm))
     train(whole, 4, 0, [Setup(comm)])
@@ -381,8 +381,8 @@ def case_refusals(comm: Comm, folder: Path) -> dict:
 
 
 def case_serialises_as_the_original(comm: Comm, folder: Path) -> dict:
-    original = keras.optimizers.AdamW(0.01, weight_decay=0.1)
-    expected = keras.optimizers.serialize(keras.optimizers.AdamW(0.01, weight_decay=0.1))
+    original = keras.optimizers.AdamW(0.01, weight_decay=0.1, name="mine")
+    expected = keras.optimizers.serialize(keras.optimizers.AdamW(0.01, weight_decay=0.1, name="mine"))
     original.exclude_from_weight_decay(var_names=["bias"])
     found = keras.optimizers.serialize(distribute(original, comm))
     kept = original._exclude_from_weight_decay_pattern is not None
@@ -394,7 +394,11 @@ def case_warm_up(comm: Comm, folder: Path) -> dict:
     schedule = ScaledSchedule("constant", 0.1, 0.1 * comm.size, 10, 100, {})
     model = compiled(model_of(0), distribute(keras.optimizers.SGD(schedule), comm))
     rates = []
-    spy = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda b, logs: rates.append(float(model.optimizer.learning_rate)))
+
+    def note(batch, logs):
+        rates.append(float(model.optimizer.learning_rate))
+
+    spy = keras.callbacks.LambdaCallback(on_train_batch_begin=note)
     x, y = data_of(seed=1, num_examples=192)
     model.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[Setup(comm), spy])
     return {"first": rates[0], "expected": float(np.float32(0.1)), "last": rates[-1]}

@@ -1,0 +1,160 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvdtrain.config import Config
+from hvdtrain.errors import EnvironmentNotFitError, PlanError
+from hvdtrain.facts import Facts, assumed_facts, mpi_dialect
+from hvdtrain.plan import Plan, make_plan
+
+HERE = Facts(num_cores=8, mpi="openmpi5", mpi_found="mpirun (Open MPI) 5.0.11", has_horovod=True, num_gpus=0)
+
+
+def config(**sections) -> Config:
+    base = {
+        "name": "try",
+        "model": {"source": "my_code:build"},
+        "data": {"source": "my_code:load", "num_examples": 1000},
+        "training": {"epochs": 10, "batch_size_per_replica": 10},
+        "launch": {"num_ranks": 4},
+    }
+    for name, values in sections.items():
+        base[name] = {**base.get(name, {}), **values} if isinstance(values, dict) else values
+    return Config(**base)
+
+
+def rule(plan: Plan, name: str) -> str:
+    return next(entry.rule for entry in plan.ledger if entry.name == name)
+
+
+def test_every_number_follows_from_config_and_world():
+    optimizer = {"learning_rate": 0.01, "lr_scaling": "linear", "warmup_epochs": 2, "schedule": "cosine"}
+    plan = make_plan(config(optimizer=optimizer), HERE)
+    assert (plan.num_replicas, plan.global_batch_size, plan.steps_per_epoch, plan.total_steps) == (4, 40, 25, 250)
+    assert plan.learning_rate == pytest.approx(0.04)
+    assert plan.warmup_steps == 50
+    assert plan.cores_per_rank == 2
+    assert plan.launcher == "openmpi5"
+    assert rule(plan, "learning rate") == "0.01 x 4 (linear, 4 replicas)"
+    assert rule(plan, "schedule") == "warm-up 2 epochs (50 steps) from 0.01"
+
+
+def test_a_plan_survives_json():
+    plan = make_plan(config(), HERE)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.digest() == plan.digest()
+    assert replace(plan, epochs=11).digest() != plan.digest()
+
+
+def test_divide_splits_epochs_and_shows_everything():
+    plan = make_plan(config(data={"epoch_splitting": "divide"}), HERE)
+    assert (plan.epochs, plan.steps_per_epoch) == (3, 100)
+    assert rule(plan, "epochs") == "divide: ceil(10 / 4 replicas)"
+
+
+def test_what_is_left_out_is_said():
+    plan = make_plan(config(data={"num_examples": 1009}), HERE)
+    assert "9 left out each epoch" in rule(plan, "steps per epoch")
+
+
+def test_a_global_batch_is_shared_out():
+    plan = make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 64}), HERE)
+    assert plan.batch_size_per_replica == 16
+    with pytest.raises(PlanError, match="training.global_batch_size: 66 does not divide by 4 replicas; use 64 or 68"):
+        make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 66}), HERE)
+
+
+def test_steps_instead_of_epochs():
+    plan = make_plan(config(training={"epochs": None, "steps": 60}), HERE)
+    assert (plan.epochs, plan.total_steps) == (3, 60)
+    assert 10 % plan.steps_per_execution == 0, "the short last epoch must end on a call"
+    with pytest.raises(PlanError, match="the last epoch has 10 steps, which 3 does not divide"):
+        make_plan(config(training={"epochs": None, "steps": 60, "steps_per_execution": 3}), HERE)
+
+
+def test_impossible_numbers_are_refused_with_their_key():
+    with pytest.raises(PlanError, match=r"training.batch_size_per_replica: .* 4 x 500 = 2000 .* at most 250"):
+        make_plan(config(training={"batch_size_per_replica": 500}), HERE)
+    with pytest.raises(PlanError, match="optimizer.warmup_epochs: the warm-up of 10 epochs"):
+        make_plan(config(optimizer={"warmup_epochs": 10, "lr_scaling": "linear"}), HERE)
+    with pytest.raises(PlanError, match="data.num_examples: needed"):
+        make_plan(config(data={"num_examples": None}), HERE)
+    with pytest.raises(PlanError, match="has 1437 training examples; got 1000"):
+        make_plan(config(data={"source": "hvdtrain.workshop.data:digits"}), HERE)
+
+
+def test_adaptive_optimizers_with_linear_scaling_are_warned_about():
+    plan = make_plan(config(optimizer={"name": "adam", "lr_scaling": "linear"}), HERE)
+    assert "adaptive" in plan.warnings[0]
+    assert not make_plan(config(optimizer={"name": "sgd", "lr_scaling": "linear"}), HERE).warnings
+    idle = make_plan(config(optimizer={"lr_scaling": "none", "warmup_epochs": 1}), HERE)
+    assert "has no effect" in idle.warnings[0]
+
+
+def test_without_horovod_auto_falls_back_loudly_unless_ranks_were_asked_for():
+    without = replace(HERE, has_horovod=False)
+    plan = make_plan(config(launch={"num_ranks": None}), without)
+    assert (plan.strategy, plan.num_replicas) == ("mirrored", 1)
+    assert "falling back to MirroredStrategy" in plan.warnings[0]
+    assert make_plan(config(launch={"num_ranks": None}), replace(without, num_gpus=4)).num_replicas == 4
+    with pytest.raises(EnvironmentNotFitError, match="4 ranks were asked for, but Horovod is not installed"):
+        make_plan(config(), without)
+    with pytest.raises(EnvironmentNotFitError, match="strategy 'horovod' was asked for"):
+        make_plan(config(launch={"num_ranks": None, "strategy": "horovod"}), without)
+
+
+def test_ranks_default_to_one_per_gpu():
+    assert make_plan(config(launch={"num_ranks": None}), replace(HERE, num_gpus=4)).num_ranks == 4
+    alone = make_plan(config(launch={"num_ranks": None}), HERE)
+    assert (alone.num_ranks, alone.launcher) == (1, "none")
+
+
+def test_without_mpi_several_ranks_are_refused():
+    with pytest.raises(EnvironmentNotFitError, match="4 ranks need Open MPI 4 or 5, found: no mpirun"):
+        make_plan(config(), replace(HERE, mpi=None, mpi_found="no mpirun on PATH"))
+
+
+def test_mirrored_counts_devices():
+    plan = make_plan(config(launch={"num_ranks": None, "strategy": "mirrored", "num_devices": 3}), HERE)
+    assert (plan.num_ranks, plan.num_replicas, plan.global_batch_size) == (1, 3, 30)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 64), st.integers(1, 64), st.integers(1, 100_000), st.integers(1, 30), st.sampled_from(["shard", "divide"])
+)  # fmt: skip
+def test_any_plan_is_consistent_or_refused(ranks, batch, num_examples, epochs, splitting):
+    chosen = config(
+        launch={"num_ranks": ranks},
+        training={"batch_size_per_replica": batch, "epochs": epochs},
+        data={"num_examples": num_examples, "epoch_splitting": splitting},
+    )
+    try:
+        plan = make_plan(chosen, assumed_facts())
+    except PlanError:
+        assert num_examples < batch * (1 if splitting == "divide" else ranks)
+        return
+    assert plan.total_steps == plan.epochs * plan.steps_per_epoch
+    assert plan.global_batch_size == batch * ranks
+    used_per_step = batch if splitting == "divide" else plan.global_batch_size
+    assert plan.steps_per_epoch * used_per_step <= num_examples
+    json.loads(plan.to_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "dialect"),
+    [
+        ("mpirun (Open MPI) 4.1.4\n\nReport bugs to", "openmpi4"),
+        ("mpirun (Open MPI) 5.0.11", "openmpi5"),
+        ("mpirun (Open MPI) 3.1.0", None),
+        ("HYDRA build details:\n    Version: 4.0", None),
+        ("Intel(R) MPI Library for Linux* OS, Version 2021.9", None),
+        ("", None),
+    ],
+)
+def test_mpi_dialects(text, dialect):
+    assert mpi_dialect(text)[0] == dialect
