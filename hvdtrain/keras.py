@@ -18,18 +18,18 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-import keras  # noqa: E402  the backend must be chosen first
+import keras
 
-from hvdtrain import scaling  # noqa: E402
-from hvdtrain.errors import EnvironmentNotFitError, UserCodeError  # noqa: E402
-from hvdtrain.train import checkpoint as _checkpoint  # noqa: E402
-from hvdtrain.train import data as _data  # noqa: E402
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank  # noqa: E402
-from hvdtrain.train.failure import install_excepthook  # noqa: E402
-from hvdtrain.train.optimizer import distribute  # noqa: E402
-from hvdtrain.train.schedule import ScaledSchedule  # noqa: E402
-from hvdtrain.train.state import restore  # noqa: E402
-from hvdtrain.train.world import World, wake_up  # noqa: E402
+from hvdtrain import scaling
+from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
+from hvdtrain.train import checkpoint as _checkpoint
+from hvdtrain.train import data as _data
+from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
+from hvdtrain.train.failure import install_excepthook
+from hvdtrain.train.optimizer import distribute
+from hvdtrain.train.schedule import ScaledSchedule
+from hvdtrain.train.state import restore
+from hvdtrain.train.world import World, wake_up
 
 __all__ = [
     "DistributedOptimizer",

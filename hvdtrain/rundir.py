@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.errors import NotFoundError, NoSpaceError
+from hvdtrain.errors import NoSpaceError, NotFoundError
 
 RUNS = "runs"
 

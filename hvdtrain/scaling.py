@@ -7,6 +7,7 @@ Sources: Goyal et al. 2017 (arXiv:1706.02677) for linear scaling and gradual war
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hvdtrain.errors import PlanError
 
@@ -77,7 +78,7 @@ def warmup_rate(step: int, *, warmup_steps: int, base_rate: float, scaled_rate: 
 
 
 def schedule_rate(
-    step: int, *, kind: str, rate: float, warmup_steps: int, total_steps: int, args: dict[str, object] | None = None
+    step: int, *, kind: str, rate: float, warmup_steps: int, total_steps: int, args: dict[str, Any] | None = None
 ) -> float:
     """Return the learning rate of one step of a schedule, warm-up left aside.
 
@@ -94,7 +95,7 @@ def schedule_rate(
     >>> schedule_rate(50, kind="cosine", rate=0.2, warmup_steps=0, total_steps=100)
     0.1
     """
-    a = _with_defaults(kind, args or {})
+    a = SCHEDULE_DEFAULTS[kind] | (args or {})
     if kind == "constant":
         return rate
     if kind == "step":
@@ -108,10 +109,6 @@ def schedule_rate(
     return float(final + (rate - final) * (1 - done) ** a["power"])
 
 
-def _with_defaults(kind: str, args: dict[str, object]) -> dict[str, object]:
-    return SCHEDULE_DEFAULTS[kind] | args
-
-
 def _one_cycle(step: int, rate: float, total_steps: int, warmup_fraction: float, final_factor: float) -> float:
     """Up from rate/25 and down to rate*final_factor, both along half a cosine (Smith 2018, arXiv:1803.09820)."""
     turn = max(1, round(total_steps * warmup_fraction))
@@ -122,7 +119,7 @@ def _one_cycle(step: int, rate: float, total_steps: int, warmup_fraction: float,
     return low + (high - low) * 0.5 * (1 - math.cos(math.pi * done))
 
 
-SCHEDULE_DEFAULTS: dict[str, dict[str, object]] = {
+SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {
     "constant": {},
     "step": {"boundaries_steps": (), "factor": 0.1},
     "cosine": {"final_factor": 0.0},

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ HERE = Facts(num_cores=8, mpi="openmpi5", mpi_found="mpirun (Open MPI) 5.0.11", 
 
 
 def config(**sections) -> Config:
-    base = {
+    base: dict[str, Any] = {
         "name": "try",
         "model": {"source": "my_code:build"},
         "data": {"source": "my_code:load", "num_examples": 1000},
@@ -64,7 +65,7 @@ def test_what_is_left_out_is_said():
 def test_a_global_batch_is_shared_out():
     plan = make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 64}), HERE)
     assert plan.batch_size_per_replica == 16
-    with pytest.raises(PlanError, match="training.global_batch_size: 66 does not divide by 4 replicas; use 64 or 68"):
+    with pytest.raises(PlanError, match=r"training.global_batch_size: 66 does not divide by 4 replicas; use 64 or 68"):
         make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 66}), HERE)
 
 
@@ -79,9 +80,9 @@ def test_steps_instead_of_epochs():
 def test_impossible_numbers_are_refused_with_their_key():
     with pytest.raises(PlanError, match=r"training.batch_size_per_replica: .* 4 x 500 = 2000 .* at most 250"):
         make_plan(config(training={"batch_size_per_replica": 500}), HERE)
-    with pytest.raises(PlanError, match="optimizer.warmup_epochs: the warm-up of 10 epochs"):
+    with pytest.raises(PlanError, match=r"optimizer.warmup_epochs: the warm-up of 10 epochs"):
         make_plan(config(optimizer={"warmup_epochs": 10, "lr_scaling": "linear"}), HERE)
-    with pytest.raises(PlanError, match="data.num_examples: needed"):
+    with pytest.raises(PlanError, match=r"data.num_examples: needed"):
         make_plan(config(data={"num_examples": None}), HERE)
     with pytest.raises(PlanError, match="has 1437 training examples; got 1000"):
         make_plan(config(data={"source": "hvdtrain.workshop.data:digits"}), HERE)

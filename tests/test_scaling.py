@@ -1,4 +1,5 @@
 import doctest
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,7 +69,7 @@ def test_schedules_stay_between_nothing_and_the_highest_rate(kind, total_steps, 
 
 
 def test_schedules_end_where_they_say():
-    end = {"warmup_steps": 10, "total_steps": 110, "rate": 1.0}
+    end: dict[str, Any] = {"warmup_steps": 10, "total_steps": 110, "rate": 1.0}
     assert scaling.schedule_rate(110, kind="cosine", **end) == pytest.approx(0)
     assert scaling.schedule_rate(110, kind="polynomial", args={"final_factor": 0.1}, **end) == pytest.approx(0.1)
     assert scaling.schedule_rate(60, kind="polynomial", **end) == pytest.approx(0.5)

@@ -17,7 +17,7 @@ class OpenMpi5Launcher:
     name = "openmpi5"
     title = "Open MPI 5"
     num_ranks_flag = "--np"
-    oversubscribe = ("--map-by", ":OVERSUBSCRIBE")
+    oversubscribe: tuple[str, ...] = ("--map-by", ":OVERSUBSCRIBE")
 
     def tokens(self, request: LaunchRequest) -> list[Setting]:
         """Return mpirun and its options."""

@@ -78,9 +78,9 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     buffer = io.BytesIO()
-    np.savez(buffer, **checkpoint.arrays)
+    np.savez(buffer, allow_pickle=False, **checkpoint.arrays)
     state = json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.state}, indent=1).encode()
-    files = {"arrays.npz": buffer.getbuffer(), "state.json": state}
+    files: dict[str, bytes | memoryview] = {"arrays.npz": buffer.getbuffer(), "state.json": state}
     manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     for name, data in [*files.items(), ("manifest.json", json.dumps(manifest, indent=1).encode())]:
         with open(directory / name, "wb") as file:

@@ -34,7 +34,7 @@ OPTIMIZERS = {
 
 def all_cases() -> dict:
     """Return name -> case(comm, folder)."""
-    cases = {
+    cases: dict = {
         name.removeprefix("case_"): value
         for name, value in globals().items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
@@ -309,6 +309,7 @@ def case_checkpoint_round_trip(comm: Comm, folder: Path) -> dict:
     comm.gather_json("saved", name="saved")
     again = compiled(model_of(seed=99), distribute(keras.optimizers.Adam(0.01), comm))
     found, _ = checkpoint.load_newest(folder)
+    assert found is not None
     train(again, 4, 2, [Setup(comm, restore=lambda model: restore(model, found))])
     return {"whole": state_bits(whole), "resumed": state_bits(again), "half": state_bits(half)}
 
