@@ -57,7 +57,8 @@ class Script:
         pass_names: Further environment names passed on.
         env: NAME=VALUE settings for the ranks.
         launch: The launcher and its options.
-        command: The command every rank runs. `{python}` and `{run_dir}` stand for the script's variables.
+        command: The command every rank runs. With `new_run`, `{python}` and `{run_dir}` stand for the script's
+            variables; the words of a user's own command stand for themselves.
     """
 
     title: str
@@ -118,7 +119,7 @@ def _array(name: str, settings: Sequence[Setting], explain: bool) -> str:
 
 
 def _last_line(script: Script) -> str:
-    variables = {"{python}": '"$python"', "{run_dir}": '"$run_dir"'}
+    variables = {"{python}": '"$python"', "{run_dir}": '"$run_dir"'} if script.new_run else {}
     command = " ".join(variables.get(token, "") or quote(token) for token in script.command)
     stdin = " </dev/null" if script.new_run else ""
     return f'\nexec env -i "${{passed[@]}}" "${{rank_env[@]}}" "${{launch[@]}}" {command}{stdin}\n'
