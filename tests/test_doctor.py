@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hvdtrain.doctor.advice import build_obstacles, run_obstacles
 from hvdtrain.doctor.findings import can_train, judge
 from hvdtrain.doctor.mpi import Mpi, vendor_and_version
 from hvdtrain.doctor.probe import MARK
@@ -186,6 +187,20 @@ def test_every_trouble_has_a_fix_to_copy():
     for changes, *_ in TROUBLES.values():
         for found in judge(replace(WHOLE, **changes)):
             assert found.status == "ok" or (found.cause and found.fix and "\n" not in found.fix), found
+
+
+def test_the_builder_names_all_that_is_missing_at_once():
+    bare = replace(WHOLE, **without("tensorflow", "tensorflow"), mpi=None, packages={}, tools={})
+    text = "\n".join(run_obstacles(bare) + build_obstacles(bare))
+    for name in ("TensorFlow", "mpirun", "psutil", "C++ compiler", "make", "setuptools", "cmake"):
+        assert name in text
+    assert text.count("fix: ") == 6
+
+
+def test_a_cmake_of_the_system_will_do():
+    tools = {**WHOLE.tools, "cmake": "/usr/bin/cmake"}
+    packages = {**WHOLE.packages, "setuptools": "80.0", "wheel": "0.45"}
+    assert build_obstacles(replace(WHOLE, tools=tools, packages=packages)) == []
 
 
 def test_a_horovod_built_by_hand_is_judged_by_its_own_record():

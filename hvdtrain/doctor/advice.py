@@ -42,12 +42,8 @@ def build_command(survey: Survey) -> str:
     return BUILD_HOROVOD + (" --gpu nccl" if survey.num_gpus else "")
 
 
-def build_obstacles(survey: Survey) -> list[str]:
-    """Return what must be there before Horovod can be built and is not, each with its fix; all at once."""
-    return [f"  {what}\n      fix: {fix}" for what, fix in _obstacles(survey)]
-
-
-def _obstacles(survey: Survey) -> list[tuple[str, str]]:
+def run_obstacles(survey: Survey) -> list[str]:
+    """Return what must be there for any Horovod to run and is not, each with its fix; all at once."""
     found: list[tuple[str, str]] = []
     if "error" in survey.tensorflow:
         reason = _first_line(survey.tensorflow["error"])
@@ -56,15 +52,16 @@ def _obstacles(survey: Survey) -> list[tuple[str, str]]:
         found.append(("no mpirun on PATH", install_mpi(survey)))
     elif survey.mpi.complaint:
         found.append((f"{survey.mpi.mpirun} does not run: {_first_line(survey.mpi.complaint)}", install_mpi(survey)))
-    elif survey.mpi.mpicxx is None:
+    return _as_text([*found, *_missing_packages(RUNTIME_PACKAGES, survey)])
+
+
+def build_obstacles(survey: Survey) -> list[str]:
+    """Return what must be there for compiling Horovod and is not, each with its fix; all at once."""
+    found: list[tuple[str, str]] = []
+    if survey.mpi and survey.mpi.mpicxx is None:
         missing = f"{survey.mpi} has no mpicxx, the compiler wrapper"
         found.append((missing, "apt-get install libopenmpi-dev    # or: " + install_mpi(survey)))
-    found += missing_tools(survey)
-    absent = [name for name in (*BUILD_PACKAGES, *RUNTIME_PACKAGES) if _is_missing(name, survey)]
-    if absent:
-        wanted = dict.fromkeys(BUILD_PACKAGES.get(name, name) for name in absent)
-        found.append((f"packages missing: {', '.join(dict.fromkeys(absent))}", pip_install(survey.executable, *wanted)))
-    return found
+    return _as_text([*found, *missing_tools(survey), *_missing_packages(tuple(BUILD_PACKAGES), survey)])
 
 
 def missing_tools(survey: Survey) -> list[tuple[str, str]]:
@@ -77,9 +74,15 @@ def missing_tools(survey: Survey) -> list[tuple[str, str]]:
     ]
 
 
-def _is_missing(name: str, survey: Survey) -> bool:
+def _missing_packages(names: tuple[str, ...], survey: Survey) -> list[tuple[str, str]]:
     # A cmake of the system does as well.
-    return name not in survey.packages and name not in survey.tools
+    absent = [name for name in names if name not in survey.packages and name not in survey.tools]
+    wanted = [BUILD_PACKAGES.get(name, name) for name in absent]
+    return [(f"packages missing: {', '.join(absent)}", pip_install(survey.executable, *wanted))] if absent else []
+
+
+def _as_text(found: list[tuple[str, str]]) -> list[str]:
+    return [f"  {what}\n      fix: {fix}" for what, fix in found]
 
 
 def _first_line(text: object) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdtrain.doctor.advice import build_obstacles
+from hvdtrain.doctor.advice import build_obstacles, run_obstacles
 from hvdtrain.doctor.diagnose import diagnose
 from hvdtrain.doctor.mpi import Mpi
 from hvdtrain.doctor.progress import Progress, interruptible, run_logged, run_to_the_end
@@ -88,19 +88,26 @@ def build_horovod(*, gpu: str, is_forced: bool, environ: Mapping[str, str], prog
     progress.begin("looking at TensorFlow and MPI")
     survey = take_survey(with_ranks=False)
     progress.end()
-    obstacles = build_obstacles(survey)
-    if obstacles:
-        raise EnvironmentNotFitError("Horovod cannot be built here yet:\n" + "\n".join(obstacles))
+    refuse(run_obstacles(survey))
     assert survey.mpi is not None
     key = key_of(survey, gpu, environ)
     workshop = open_workshop(key, survey.mpi, environ, progress, survey.num_cores)
     if not is_forced and is_in_place(survey, key):
         progress.say(f"Horovod {key.version} is in place: built for this TensorFlow and this MPI, and it imports")
         return Build(key.version, workshop.shelf, was_in_place=True)
+    # A node without a compiler may still install what was built elsewhere.
+    if is_forced or workshop.cached_wheel() is None:
+        refuse(build_obstacles(survey))
     with interruptible():
         wheel = make_wheel(workshop, environ, is_forced=is_forced)
         install(wheel, workshop, environ)
     return Build(key.version, wheel, was_in_place=False)
+
+
+def refuse(obstacles: list[str]) -> None:
+    """Stop before any work if something is in the way."""
+    if obstacles:
+        raise EnvironmentNotFitError("Horovod cannot be built here yet:\n" + "\n".join(obstacles))
 
 
 def key_of(survey: Survey, gpu: str, environ: Mapping[str, str]) -> BuildKey:

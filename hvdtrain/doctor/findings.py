@@ -19,6 +19,7 @@ from hvdtrain.doctor.advice import (
 )
 from hvdtrain.doctor.diagnose import diagnose
 from hvdtrain.doctor.ranks import EXPECTED_SUM, NUM_RANKS, core_list
+from hvdtrain.doctor.recipe import mpi_label
 from hvdtrain.doctor.survey import Survey
 
 Status = Literal["ok", "warning", "error"]
@@ -216,15 +217,6 @@ def built_for(survey: Survey) -> dict[str, str]:
     tensorflow = match["tf"] if match else survey.horovod.get("tensorflow_built")
     parts = {"TensorFlow": tensorflow, "MPI": match["mpi"] if match else None}
     return {name: str(version) for name, version in parts.items() if version}
-
-
-def mpi_label(mpi: str) -> str:
-    """Return an MPI the way the version label of a build writes it.
-
-    >>> mpi_label("Open MPI 5.0.11")
-    'openmpi5.0.11'
-    """
-    return re.sub(r"[^a-z0-9.]", "", mpi.lower())
 
 
 def judge_libmpi(survey: Survey) -> Finding | None:

@@ -61,10 +61,9 @@ class BuildKey:
         >>> BuildKey("2.21.0", "Open MPI 5.0.11", "/opt/mpi", "cp311", "x86_64", "none", "1").local_version
         'tf2.21.0.openmpi5.0.11.cpu.d0b30762'
         """
-        mpi = re.sub(r"[^a-z0-9.]", "", self.mpi.lower())
         tensorflow = re.sub(r"[^a-z0-9.]", ".", self.tensorflow.lower())
         gpu = "cpu" if self.gpu == "none" else self.gpu.split(" ")[0]
-        return f"tf{tensorflow}.{mpi}.{gpu}.{self.digest}"
+        return f"tf{tensorflow}.{mpi_label(self.mpi)}.{gpu}.{self.digest}"
 
     @property
     def digest(self) -> str:
@@ -77,6 +76,15 @@ class BuildKey:
     def version(self) -> str:
         """The version under which pip knows this build."""
         return f"{self.horovod}+{self.local_version}"
+
+
+def mpi_label(mpi: str) -> str:
+    """Return an MPI the way the version label of a build writes it.
+
+    >>> mpi_label("Open MPI 5.0.11")
+    'openmpi5.0.11'
+    """
+    return re.sub(r"[^a-z0-9.]", "", mpi.lower())
 
 
 def build_environment(key: BuildKey, environ: Mapping[str, str], *, path: str, num_jobs: int) -> dict[str, str]:
