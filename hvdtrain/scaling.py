@@ -99,13 +99,13 @@ def schedule_rate(
     if kind == "constant":
         return rate
     if kind == "step":
-        return rate * a["factor"] ** sum(step >= b for b in a["boundaries_steps"])
+        return float(rate * a["factor"] ** sum(step >= b for b in a["boundaries_steps"]))
     if kind == "one_cycle":
         return _one_cycle(step, rate, total_steps, a["warmup_fraction"], a["final_factor"])
     done = min(1.0, max(0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
     final = rate * a["final_factor"]
     if kind == "cosine":
-        return final + (rate - final) * 0.5 * (1 + math.cos(math.pi * done))
+        return float(final + (rate - final) * 0.5 * (1 + math.cos(math.pi * done)))
     return float(final + (rate - final) * (1 - done) ** a["power"])
 
 

@@ -126,8 +126,12 @@ def test_mirrored_counts_devices():
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.integers(1, 64), st.integers(1, 64), st.integers(1, 100_000), st.integers(1, 30), st.sampled_from(["shard", "divide"])
-)  # fmt: skip
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.integers(1, 100_000),
+    st.integers(1, 30),
+    st.sampled_from(["shard", "divide"]),
+)
 def test_any_plan_is_consistent_or_refused(ranks, batch, num_examples, epochs, splitting):
     chosen = config(
         launch={"num_ranks": ranks},

@@ -1,4 +1,5 @@
 import doctest
+import itertools
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_shards_are_disjoint_covering_and_even(num_examples, size):
     bounds = [scaling.shard_bounds(num_examples, rank=rank, size=size) for rank in range(size)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == num_examples
-    assert all(left[1] == right[0] for left, right in zip(bounds, bounds[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(bounds))
     lengths = [end - begin for begin, end in bounds]
     assert max(lengths) - min(lengths) <= 1
 

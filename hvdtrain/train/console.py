@@ -79,5 +79,5 @@ def redirect_to_log(log: Path, *, is_rank0: bool) -> TextIO:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     if is_rank0:
-        sys.stdout = Tee(sys.stdout, console)  # type: ignore[assignment]
+        sys.stdout = Tee(sys.stdout, console)
     return console
