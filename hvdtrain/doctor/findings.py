@@ -11,10 +11,10 @@ from typing import Any, Literal
 from hvdtrain.doctor.advice import (
     BUILD_HOROVOD,
     RUNTIME_PACKAGES,
+    SYSTEM_PACKAGES,
     build_command,
     install_mpi,
     install_tensorflow,
-    missing_tools,
     pip_install,
 )
 from hvdtrain.doctor.diagnose import diagnose
@@ -181,9 +181,9 @@ def judge_horovod(survey: Survey) -> Finding:
 
 def _horovod_fails(survey: Survey, error: str) -> Finding:
     if "horovod" not in survey.packages:
-        tools = missing_tools(survey)
-        first = f"{tools[0][1]}    # then: " if tools else ""
-        cause = "a plain pip install of Horovod does not build for this TensorFlow"
+        tools = " ".join(package for tool, package in SYSTEM_PACKAGES.items() if tool not in survey.tools)
+        first = f"apt-get install {tools} && " if tools else ""
+        cause = "it must be built for this TensorFlow and MPI" + (f", and {tools} is missing" if tools else "")
         return Finding("horovod", "error", "not installed", cause, first + build_command(survey))
     found = f"{survey.packages['horovod']} does not import"
     if "error" in survey.tensorflow:
