@@ -112,7 +112,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     batch, batch_rule = _batch_size(config, world.num_replicas)
     steps = _steps_per_epoch(config, num_examples, batch, world.num_replicas)
     epochs, total_steps, epochs_rule = _length(config, steps, world.num_replicas)
-    per_execution, execution_rule = _steps_per_execution(config, steps, total_steps)
+    per_execution, execution_rule = _steps_per_execution(config, steps, total_steps, world)
     rate = _learning_rate(config, world.num_replicas)
     warmup_steps = _warmup_steps(config, steps, total_steps)
     num_cores = facts.num_cores or world.num_ranks
@@ -298,10 +298,19 @@ def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, st
     return epochs, epochs * steps, "training.epochs"
 
 
-def _steps_per_execution(config: Config, steps: int, total_steps: int) -> tuple[int, str]:
+def _steps_per_execution(config: Config, steps: int, total_steps: int, world: World) -> tuple[int, str]:
     """Return (steps per call into TensorFlow, rule). It divides a short last epoch, which must end on time."""
     last = total_steps % steps
     asked = config.training.steps_per_execution
+    if world.strategy == "mirrored":
+        if asked not in ("auto", 1):
+            raise PlanError(
+                Problem(
+                    f"MirroredStrategy in Keras 3 runs one step per call; got {asked}; use 'auto' or 1",
+                    "training.steps_per_execution",
+                )
+            )
+        return 1, "mirrored: Keras 3 fails with more"
     if asked == "auto":
         largest = scaling.steps_per_execution(steps)
         chosen = next(n for n in range(largest, 0, -1) if last % n == 0)

@@ -77,6 +77,13 @@ def test_steps_instead_of_epochs():
         make_plan(config(training={"epochs": None, "steps": 60, "steps_per_execution": 3}), HERE)
 
 
+def test_mirrored_runs_one_step_per_call():
+    launch = {"num_ranks": None, "strategy": "mirrored", "num_devices": 2}
+    assert make_plan(config(launch=launch), HERE).steps_per_execution == 1
+    with pytest.raises(PlanError, match=r"training.steps_per_execution: MirroredStrategy .* got 5"):
+        make_plan(config(launch=launch, training={"steps_per_execution": 5}), HERE)
+
+
 def test_impossible_numbers_are_refused_with_their_key():
     with pytest.raises(PlanError, match=r"training.batch_size_per_replica: .* 4 x 500 = 2000 .* at most 250"):
         make_plan(config(training={"batch_size_per_replica": 500}), HERE)

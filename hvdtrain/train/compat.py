@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src import api_export
 
 
@@ -57,7 +58,13 @@ def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
 
 def steps_taken(model: keras.Model) -> int:
     """Return how often the optimizer was called: with accumulated gradients more often than weights changed."""
-    return int(model.optimizer._iterations)
+    return int(to_array(model.optimizer._iterations))
+
+
+def to_array(variable: Any) -> np.ndarray:
+    """Return the value of a Keras variable, or of a tensor, as NumPy array; of a mirrored one its first copy."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
 def is_built(model: keras.Model) -> bool:

@@ -9,7 +9,8 @@ import numpy as np
 
 from hvdtrain.train import compat
 from hvdtrain.train.checkpoint import Checkpoint, match_arrays
-from hvdtrain.train.sync import plain_name, shared_variables, to_array
+from hvdtrain.train.compat import to_array
+from hvdtrain.train.sync import plain_name, shared_variables
 
 
 def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[str, keras.Variable]:

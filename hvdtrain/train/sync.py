@@ -16,6 +16,7 @@ import numpy as np
 from hvdtrain.errors import EnvironmentNotFitError, OutOfSyncError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.compat import to_array
 
 
 def shared_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
@@ -149,11 +150,6 @@ def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
                 return a, b
         return f"a list of {len(ours)}", f"a list of {len(theirs)}"
     return ours, theirs
-
-
-def to_array(variable: keras.Variable) -> np.ndarray:
-    """Return a variable's value as NumPy array."""
-    return np.asarray(keras.ops.convert_to_numpy(variable.value))
 
 
 def _as_float(array: np.ndarray) -> np.ndarray:

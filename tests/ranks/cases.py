@@ -12,13 +12,13 @@ from hvdtrain.errors import HvdtrainError, OutOfSyncError
 from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
 from hvdtrain.train.comm import Comm, on_flat_buffers
-from hvdtrain.train.compat import seed_states
+from hvdtrain.train.compat import seed_states, to_array
 from hvdtrain.train.data import EpochBatches, check_same_everywhere, evaluation_batches, shard
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import capture, restore
-from hvdtrain.train.sync import broadcast_state, shared_variables, to_array
+from hvdtrain.train.sync import broadcast_state, shared_variables
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),

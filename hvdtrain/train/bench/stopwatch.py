@@ -23,11 +23,11 @@ class Stopwatch:
         self._steps_per_epoch = steps_per_epoch
         self._traced_at = 0.0
         self._traced_steps = 0
-        self._began = 0.0
+        self._began = self._cpu_began = 0.0
         self._epochs_left = 0
         self.warmup_steps = 0
         self.timed_steps = 0
-        self.timed_s = 0.0
+        self.timed_s = self.cpu_s = 0.0
 
     def execution_done(self, steps_in_epoch: int) -> None:
         """Note the end of the first execution: the tracing is over."""
@@ -40,7 +40,7 @@ class Stopwatch:
         if self._epochs_left:
             self._epochs_left -= 1
             if self._epochs_left == 0:
-                self.timed_s = now - self._began
+                self.timed_s, self.cpu_s = now - self._began, time.process_time() - self._cpu_began
             return self._epochs_left == 0
         self.warmup_steps += self._steps_per_epoch
         if self.warmup_steps >= max(MIN_WARMUP_STEPS, self._traced_steps + 1):
@@ -51,4 +51,4 @@ class Stopwatch:
         slowest = min(self._meeting.exchange(steps_per_s))
         self._epochs_left = max(1, round(self._wanted_s * slowest / self._steps_per_epoch))
         self.timed_steps = self._epochs_left * self._steps_per_epoch
-        self._began = time.perf_counter()
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()

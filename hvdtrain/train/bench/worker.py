@@ -81,6 +81,7 @@ def measured(stopwatch: Any, batch_size: int) -> dict[str, Any]:
         "steps": stopwatch.timed_steps,
         "examples": stopwatch.timed_steps * batch_size,
         "seconds": stopwatch.timed_s,
+        "cpu_s": stopwatch.cpu_s,
         "warmup_steps": stopwatch.warmup_steps,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }

@@ -14,19 +14,25 @@ import numpy as np
 
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.sync import to_array
+from hvdtrain.train.compat import to_array
 
 
 def global_results(model: keras.Model, comm: Comm) -> dict[str, float]:
     """Return all metric values over the union of the ranks' data. A collective: call it on every rank."""
+    if comm.size == 1:
+        return _scalars(model)
     variables = [v for metric in compat.metric_leaves(model) if is_summable(metric) for v in metric.variables]
     local = [to_array(variable).copy() for variable in variables]
     summed = comm.sum_arrays(local, name="metrics")
     _assign(variables, summed)
-    values = model.get_metrics_result().items()
-    results = {name: float(np.asarray(value)) for name, value in values if _is_scalar(value)}
+    results = _scalars(model)
     _assign(variables, local)
     return results
+
+
+def _scalars(model: keras.Model) -> dict[str, float]:
+    values = model.get_metrics_result().items()
+    return {name: float(np.asarray(value)) for name, value in values if np.ndim(value) == 0}
 
 
 def is_summable(metric: keras.metrics.Metric) -> bool:
@@ -43,10 +49,6 @@ def local_only(model: keras.Model) -> list[str]:
 def _assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array.astype(variable.dtype))
-
-
-def _is_scalar(value: Any) -> bool:
-    return np.ndim(value) == 0
 
 
 class GlobalMetrics(keras.callbacks.Callback):

@@ -59,7 +59,7 @@ class Record(keras.callbacks.Callback):
             "epoch",
             epoch=epoch + 1,
             step=compat.steps_taken(self.model),
-            learning_rate=float(self.model.optimizer.learning_rate),
+            learning_rate=float(compat.to_array(self.model.optimizer.learning_rate)),
             examples_per_s=round(rate, 1),
             train_s=round(train_s, 4),
             evaluation_s=round(now - self._train_ended, 4) if self._train_ended else 0.0,
