@@ -108,7 +108,8 @@ def test_disturbed_launches_can_be_left_out_and_are_counted():
 
 
 def test_all_examples_over_the_slowest_rank():
-    part = {"model": "cnn", "examples": 300, "seconds": 2.0, "steps": 3, "warmup_steps": 40, "peak_rss_mb": 9.0}
+    part = {"model": "cnn", "examples": 300, "seconds": 2.0, "cpu_s": 1.5, "steps": 3}
+    part |= {"warmup_steps": 40, "peak_rss_mb": 9.0}
     rows = rows_of([{"models": [part]}, {"models": [{**part, "seconds": 3.0}]}])
     assert rows[0]["examples_per_s"] == 200.0
     assert rows[0]["seconds"] == [2.0, 3.0]

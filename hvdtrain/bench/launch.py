@@ -75,7 +75,8 @@ def tail(log: Path) -> str:
 def rows_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row per model: all ranks' examples over the slowest rank's time.
 
-    >>> row = {"model": "cnn", "examples": 100, "seconds": 2.0, "steps": 1, "warmup_steps": 40, "peak_rss_mb": 5.0}
+    >>> row = {"model": "cnn", "examples": 100, "seconds": 2.0, "cpu_s": 1.0, "steps": 1,
+    ...        "warmup_steps": 40, "peak_rss_mb": 5.0}
     >>> rows_of([{"models": [row]}, {"models": [{**row, "seconds": 4.0}]}])[0]["examples_per_s"]
     50.0
     """
@@ -87,6 +88,7 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "model": parts[0]["model"],
                 "examples_per_s": sum(part["examples"] for part in parts) / slowest,
                 "seconds": [part["seconds"] for part in parts],
+                "cpu_s": [part["cpu_s"] for part in parts],
                 "steps": parts[0]["steps"],
                 "warmup_steps": parts[0]["warmup_steps"],
                 "peak_rss_mb": [part["peak_rss_mb"] for part in parts],
