@@ -14,7 +14,7 @@ from hvdtrain.config_file import dump_config, load_config, located
 from hvdtrain.errors import NotFoundError, PlanError
 from hvdtrain.facts import Facts
 from hvdtrain.launch.job import config_script
-from hvdtrain.launch.shell import Script, script_text
+from hvdtrain.launch.shell import Script, quote, script_text
 from hvdtrain.plan import Plan, make_plan
 from hvdtrain.rundir import RunDir, find_runs, read_json, write_text
 
@@ -62,14 +62,20 @@ def new_run(prepared: Prepared, root: Path) -> RunDir:
     write_text(run.config, dump_config(prepared.config))
     origin = {
         "config": str(Path(prepared.config_path).resolve()),
-        "folder": str(Path(prepared.config_path).resolve().parent),
+        "folder": str(_modules_folder(Path(prepared.config_path).resolve())),
         "options": list(prepared.options),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     write_text(run.origin, json.dumps(origin, indent=1) + "\n")
-    write_text(run.command, f"bash {run.script} {run.path}\n")
+    write_text(run.command, f"bash {quote(str(run.script))} {quote(str(run.path))}\n")
     write_plan(run, prepared)
     return run
+
+
+def _modules_folder(config: Path) -> Path:
+    """Return where the user's modules are: beside the configuration, or where a run's own copy of it came from."""
+    run = RunDir(config.parent)
+    return run_folder(run) if config == run.config and run.origin.is_file() else config.parent
 
 
 def write_plan(run: RunDir, prepared: Prepared) -> None:

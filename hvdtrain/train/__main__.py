@@ -52,6 +52,9 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> None:
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
     plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    if run.finished.exists() and not (arguments.evaluate or arguments.check):
+        console.say(f"{run.path} is finished; nothing is left to train")
+        return
     world = wake_up(os.environ, num_ranks=1 if arguments.evaluate or arguments.check else plan.num_ranks)
     from hvdtrain.train import trainer
 

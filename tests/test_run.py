@@ -1,0 +1,637 @@
+"""The whole way through the real command line: real Horovod on 2 ranks, real faults, real signals.
+
+TensorFlow's import dominates each launch, so one launch serves several tests.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvdtrain.facts import gather_facts, search_path
+from hvdtrain.launch import LAUNCHERS
+from hvdtrain.metrics import read_records
+from hvdtrain.rundir import RunDir, find_runs
+from tests.conftest import PROJECT
+
+TIMEOUT_S = 300
+
+CONFIG: dict[str, Any] = {
+    "name": "demo",
+    "model": {"source": "my_code:model"},
+    "data": {"source": "my_code:arrays", "num_examples": 192},
+    "training": {"epochs": 5, "global_batch_size": 32},
+    "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    "sync": {"check_every_steps": 2},
+    "launch": {"num_ranks": 2},
+}
+
+# A user's module. What fault.json asks for happens on one rank in the middle of one epoch.
+MY_CODE = """
+import json, os, sys, time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+
+def rank():
+    return int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+
+
+def fault():
+    file = Path("fault.json")
+    wanted = json.loads(file.read_text()) if file.exists() else {}
+    return wanted if wanted.get("rank") == rank() else {}
+
+
+def draw(count, seed):
+    random = np.random.default_rng(seed)
+    y = random.integers(4, size=count)
+    x = np.eye(8)[y] + random.normal(scale=0.3, size=(count, 8))
+    return x.astype("float32"), y.astype("int64")
+
+
+def arrays():
+    print("hello from my own code")
+    return draw(192, 1), draw(50, 2)
+
+
+def broken_arrays():
+    raise LookupError("my own disk is empty")
+
+
+def nan_arrays():
+    (x, y), test = arrays()
+    x[17, 3] = np.nan
+    return (x, y), test
+
+
+def dataset():
+    def look(i):
+        if fault().get("do") == "pipeline" and i == 101:
+            raise ValueError("picture 101 is damaged")
+        return i
+
+    x, y = draw(192, 1)
+    numbers = tf.data.Dataset.range(192).map(lambda i: tf.ensure_shape(tf.numpy_function(look, [i], tf.int64), ()))
+    return numbers.map(lambda i: (tf.gather(x, i), tf.gather(y, i))), tf.data.Dataset.from_tensor_slices(draw(50, 2))
+
+
+class Fault(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_begin(self, batch, logs=None):
+        wanted = fault()
+        if batch != 2 or self.epoch != wanted.get("epoch"):
+            return
+        if wanted["do"] == "raise":
+            raise ArithmeticError("a bad day in epoch 3")
+        if wanted["do"] == "exit":
+            sys.exit(7)
+        if wanted["do"] == "tamper":
+            kernel = self.model.layers[0].kernel
+            kernel.assign(kernel + 1e-7)
+        if wanted["do"] == "wait":
+            Path(f"waiting.{os.getpid()}").touch()
+            time.sleep(600)
+
+
+class Net(keras.Sequential):
+    def fit(self, *args, callbacks=(), **kwargs):
+        return super().fit(*args, callbacks=[*callbacks, Fault()], **kwargs)
+
+
+def model():
+    return Net([
+        layers.Input((8,)),
+        layers.Dense(16, name="hidden"),
+        layers.BatchNormalization(),
+        layers.Activation("relu"),
+        layers.Dropout(0.1),
+        layers.Dense(4, activation="softmax"),
+    ])
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Workdir:
+    """A user's folder with demo.yaml and my_code.py."""
+
+    def __init__(self, path: Path, **changes: dict[str, Any]) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        config = {key: {**CONFIG[key], **changes[key]} if key in changes else CONFIG[key] for key in CONFIG}
+        (path / "demo.yaml").write_text(json.dumps(config))
+        (path / "my_code.py").write_text(MY_CODE)
+
+    def fault(self, do: str, *, rank: int = 1, epoch: int = 3) -> None:
+        (self.path / "fault.json").write_text(json.dumps({"do": do, "rank": rank, "epoch": epoch}))
+
+    def repair(self) -> None:
+        (self.path / "fault.json").unlink(missing_ok=True)
+        for file in self.path.glob("waiting.*"):
+            file.unlink()
+
+    def hvdtrain(self, *arguments: str) -> Outcome:
+        return self.call(sys.executable, "-m", "hvdtrain", *arguments)
+
+    def call(self, *command: str) -> Outcome:
+        began = time.monotonic()
+        result = subprocess.run(
+            command, cwd=self.path, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+        return Outcome(result.returncode, result.stdout, result.stderr, time.monotonic() - began)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "hvdtrain", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.path, env=environment(), stdout=pipe, stderr=pipe, text=True)
+
+    def stop_in_the_middle(self, stop: Callable[[subprocess.Popen[str], int], None], *arguments: str) -> Outcome:
+        """Start a command, wait until the faulty rank waits, call `stop` with the process and that rank's id."""
+        with self.start(*arguments) as process:
+            wait_for(lambda: list(self.path.glob("waiting.*")) or process.poll() is not None, "a rank that waits")
+            found = [int(file.suffix[1:]) for file in self.path.glob("waiting.*")]
+            began = time.monotonic()
+            if found:
+                stop(process, found[0])
+            out, err = process.communicate(timeout=TIMEOUT_S)
+            assert found, err
+            return Outcome(process.returncode, out, err, time.monotonic() - began)
+
+    @property
+    def run(self) -> RunDir:
+        """The newest run."""
+        return find_runs(self.path / "runs")[0]
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all processes that name this folder."""
+        lines = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(self.path) in line and int(file.parent.name) != os.getpid():
+                lines.append(line)
+        return lines
+
+    def assert_nothing_is_left(self) -> None:
+        wait_for(lambda: not self.processes(), "the end of all processes", timeout_s=20)
+        assert not list(self.path.rglob(".*.tmp"))
+        assert not list(self.path.rglob(".writing-*"))
+
+    def summary(self, run: RunDir | None = None) -> dict[str, Any]:
+        return json.loads((run or self.run).summary.read_text())
+
+
+def environment() -> dict[str, str]:
+    settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "TF_CPP_MIN_LOG_LEVEL": "1"}
+    return {**os.environ, **settings, "PATH": search_path(), "PYTHONPATH": str(PROJECT)}
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.1)
+
+
+def mpirun(num_ranks: int, *command: str) -> list[str]:
+    facts = gather_facts()
+    assert facts.mpi is not None
+    return ["mpirun", "-np", str(num_ranks), *LAUNCHERS[facts.mpi].oversubscribe, *command]  # type: ignore[attr-defined]
+
+
+def records(run: RunDir, kind: str) -> list[dict[str, Any]]:
+    return [record for record in read_records(run.metrics) if record["kind"] == kind]
+
+
+# -- a run that goes well -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A folder with one finished run in it, and how that run ended."""
+
+    folder: Workdir
+    run: RunDir
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, require_horovod: None) -> Done:
+    folder = Workdir(tmp_path_factory.mktemp("a b's") / "work")
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    assert outcome.code == 0, outcome.err
+    return Done(folder, folder.run, outcome)
+
+
+def test_a_run_leaves_everything_in_its_directory(done):
+    names = {path.name for path in done.run.path.iterdir()}
+    assert {
+        "config.yaml", "plan.json", "job.sh", "command.txt", "environment.json", "logs", "metrics.jsonl",
+        "checkpoints", "summary.json", "FINISHED",
+    } <= names  # fmt: skip
+    assert {"rank_0000.log", "rank_0001.log"} <= {path.name for path in done.run.logs.iterdir()}
+    done.folder.assert_nothing_is_left()
+
+
+def test_talk_goes_to_standard_error(done):
+    assert done.outcome.out == ""
+    for text in ("demo: the plan", "hello from my own code", "epoch 5/5", "in sync:", "done: test accuracy"):
+        assert done.outcome.err.count(text) == 1, text
+
+
+def test_environment_maps_ranks_to_hosts_and_cores(done):
+    found = json.loads(done.run.environment.read_text())
+    assert [rank["rank"] for rank in found["ranks"]] == [0, 1]
+    assert all(rank["host"] and rank["cores"] for rank in found["ranks"])
+    assert found["strategy"] == "horovod"
+    cores = [set(rank["cores"]) for rank in found["ranks"]]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert cores[0].isdisjoint(cores[1])
+
+
+def test_one_rank_writes_each_record_once(done):
+    assert [record["epoch"] for record in records(done.run, "epoch")] == [1, 2, 3, 4, 5]
+    assert [record["step"] for record in records(done.run, "epoch")] == [6, 12, 18, 24, 30]
+    assert len(records(done.run, "start")) == len(records(done.run, "end")) == 1
+    assert [record["path"] for record in records(done.run, "checkpoint")] == [
+        f"step_{step:08d}" for step in (6, 12, 18, 24, 30)
+    ]
+    assert sorted(path.name for path in done.run.checkpoints.iterdir()) == [f"step_{step:08d}" for step in (18, 24, 30)]
+
+
+def test_the_model_learns_and_the_summary_says_so(done):
+    summary = done.folder.summary(done.run)
+    assert summary["metrics"]["val_accuracy"] > 0.8, "chance is 0.25"
+    assert (summary["num_ranks"], summary["epochs"], summary["step"]) == (2, 5, 30)
+    assert summary["sync_checks"] > 5
+    assert summary["digest"]
+
+
+def test_the_script_is_what_render_prints(done):
+    outcome = done.folder.hvdtrain("render", "demo.yaml", "--here")
+    assert outcome.out == done.run.script.read_text()
+
+
+def test_evaluate_gives_the_last_epochs_numbers(done):
+    outcome = done.folder.hvdtrain("evaluate", done.run.short_id, "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    last = records(done.run, "epoch")[-1]
+    assert found["step"] == 30
+    for name, value in found["metrics"].items():
+        assert value == pytest.approx(last[f"val_{name}"], rel=1e-6), name
+    assert {"loss", "accuracy"} <= found["metrics"].keys()
+
+
+def test_list_shows_the_run(done):
+    rows = json.loads(done.folder.hvdtrain("list", "--json").out)
+    row = next(row for row in rows if row["id"] == done.run.short_id)
+    assert (row["name"], row["state"], row["ranks"]) == ("demo", "finished", 2)
+    assert row["metrics"]["val_accuracy"] > 0.8
+
+
+def test_a_finished_run_is_not_trained_again(done, tmp_path):
+    before = done.run.summary.read_bytes()
+    command = done.run.command.read_text()
+    for outcome in (
+        done.folder.hvdtrain("run", "--resume", str(done.run.path)),
+        Workdir(tmp_path).call("bash", "-c", f"HVDTRAIN_PYTHON={sys.executable} {command}"),
+    ):
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.count("is finished; nothing is left to train") == 1
+    assert done.run.summary.read_bytes() == before
+    assert len(records(done.run, "start")) == 1
+
+
+def test_a_run_repeats_from_its_directory_alone(done, tmp_path):
+    """The same bits again from the run's own config.yaml, from a folder where nothing else lies."""
+    elsewhere = Workdir(tmp_path)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    outcome = elsewhere.hvdtrain("run", str(done.run.config))
+    assert outcome.code == 0, outcome.err
+    assert elsewhere.summary()["digest"] == done.folder.summary(done.run)["digest"]
+
+
+# -- resuming -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory, require_horovod: None) -> Done:
+    folder = Workdir(tmp_path_factory.mktemp("failed") / "work")
+    folder.fault("raise")
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    shutil.copytree(folder.path / "runs", folder.path / "copy")
+    return Done(folder, folder.run, outcome)
+
+
+def test_one_rank_that_raises_stops_all_and_speaks_first(failed):
+    err = failed.outcome.err
+    assert failed.outcome.code == 1
+    assert err.count("Traceback") == 1
+    assert err.count("ArithmeticError: a bad day in epoch 3") == 2, "the traceback, and the line that sums up"
+    before = err[: err.index("[rank 1] Traceback")]
+    assert "rror" not in before, "nothing comes before the first failing rank's words"
+    assert "rank 1 failed first: ArithmeticError: a bad day" in err
+    assert "-----" not in err
+    assert "mpirun" not in err
+    assert "rank_0001.log" in err
+    failed.folder.assert_nothing_is_left()
+
+
+def test_a_failed_run_is_not_finished(failed):
+    assert not (failed.folder.path / "copy" / "demo" / failed.run.path.name / "FINISHED").exists()
+    assert [record["epoch"] for record in records(failed.run, "epoch")][:2] == [1, 2]
+
+
+def test_resume_continues_and_ends_with_the_same_bits(failed, done):
+    failed.folder.repair()
+    outcome = failed.folder.hvdtrain("run", "demo.yaml", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert "resuming after epoch 2 (step 12)" in outcome.err
+    assert failed.run.finished.exists()
+    assert [record["epoch"] for record in records(failed.run, "epoch")] == [1, 2, 3, 4, 5]
+    assert failed.folder.summary()["digest"] == done.folder.summary(done.run)["digest"]
+
+
+def test_resume_on_another_number_of_ranks_with_the_same_global_batch(failed):
+    root = failed.folder.path / "copy"
+    failed.folder.repair()
+    outcome = failed.folder.hvdtrain("run", "--resume", failed.run.short_id, "--runs", str(root), "--ranks", "1")
+    assert outcome.code == 0, outcome.err
+    assert "continues on 1 replicas instead of 2, same global batch" in outcome.err
+    assert "resuming after epoch 2" in outcome.err
+    assert find_runs(root)[0].finished.exists()
+
+
+def test_resume_refuses_another_global_batch_and_another_configuration(tmp_path, require_horovod):
+    folder = Workdir(tmp_path, training={"global_batch_size": None, "batch_size_per_replica": 16})
+    assert folder.hvdtrain("plan", "demo.yaml", "--new-run").code == 0
+    outcome = folder.hvdtrain("run", "demo.yaml", "--resume", "--ranks", "3")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("the global batch would change from 32 (2 replicas) to 48 (3 replicas)") == 1
+    assert "training.global_batch_size" in outcome.err
+    outcome = folder.hvdtrain("run", "demo.yaml", "--resume", folder.run.short_id, "--set", "training.seed=9")
+    assert outcome.code == 2
+    assert "it differs in training" in outcome.err
+    assert not folder.run.metrics.exists()
+
+
+# -- faults -------------------------------------------------------------------------------------
+
+
+def test_a_tampered_replica_stops_the_run(tmp_path, require_horovod):
+    folder = Workdir(tmp_path)
+    folder.fault("tamper", epoch=2)
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    assert outcome.code == 70, outcome.err
+    assert outcome.err.count("hidden/kernel differs between ranks 0 and 1") == 1
+    assert "replicas out of sync at step " in outcome.err
+    assert "Traceback" not in outcome.err
+    assert [path.name for path in folder.run.checkpoints.iterdir()] == ["step_00000006"]
+    folder.assert_nothing_is_left()
+
+
+def test_a_rank_that_exits_passes_its_code_on(tmp_path, require_horovod):
+    folder = Workdir(tmp_path)
+    folder.fault("exit", epoch=1)
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    assert outcome.code == 7, outcome.err
+    assert "rank 1" in outcome.err
+    assert "-----" not in outcome.err
+    folder.assert_nothing_is_left()
+
+
+def test_a_killed_rank_is_told_from_a_failing_one(tmp_path, require_horovod):
+    folder = Workdir(tmp_path)
+    folder.fault("wait", epoch=2)
+    outcome = folder.stop_in_the_middle(lambda _, rank: os.kill(rank, signal.SIGKILL), "run", "demo.yaml")
+    assert outcome.code == 69, outcome.err
+    assert "killed" in outcome.err
+    assert "--resume" in outcome.err
+    assert "-----" not in outcome.err
+    folder.assert_nothing_is_left()
+
+
+def test_a_stopped_run_says_how_to_go_on_and_goes_on(tmp_path, done):
+    """Stopped by Ctrl-C, continued, stopped by SIGTERM, continued to the end: the bits of an undisturbed run."""
+    folder = Workdir(tmp_path)
+    folder.fault("wait", epoch=2)
+    outcome = folder.stop_in_the_middle(lambda process, _: process.send_signal(signal.SIGINT), "run", "demo.yaml")
+    assert outcome.code == 130, outcome.err
+    assert f"run --resume {folder.run.short_id}" in outcome.err
+    assert "step_00000006" in outcome.err
+    assert outcome.seconds < 60
+    folder.assert_nothing_is_left()
+
+    folder.repair()
+    folder.fault("wait", epoch=4)
+    resume = ("run", "--resume", folder.run.short_id)
+    outcome = folder.stop_in_the_middle(lambda process, _: process.send_signal(signal.SIGTERM), *resume)
+    assert outcome.code == 143, outcome.err
+    assert "step_00000018" in outcome.err
+    folder.assert_nothing_is_left()
+
+    folder.repair()
+    outcome = folder.hvdtrain(*resume)
+    assert outcome.code == 0, outcome.err
+    assert folder.summary()["digest"] == done.folder.summary(done.run)["digest"]
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory, require_horovod: None) -> Workdir:
+    """A folder with a run directory for 2 ranks, not yet trained."""
+    folder = Workdir(tmp_path_factory.mktemp("planned"))
+    assert folder.hvdtrain("plan", "demo.yaml", "--new-run").code == 0
+    return folder
+
+
+def test_three_ranks_in_a_world_of_two_are_refused(planned):
+    command = mpirun(3, sys.executable, "-m", "hvdtrain.train", str(planned.run.path))
+    outcome = planned.call(*command)
+    assert outcome.code == 3, outcome.err
+    assert outcome.err.count("2 ranks were planned, but Open MPI started 3") == 1
+    assert "Traceback" not in outcome.err
+
+
+def test_a_worker_started_alone_is_refused(planned):
+    outcome = planned.call(sys.executable, "-m", "hvdtrain.train", str(planned.run.path))
+    assert outcome.code == 3, outcome.err
+    assert outcome.err.count("2 ranks were planned, but this process was started alone") == 1
+    assert len(outcome.err.splitlines()) == 1
+
+
+# -- the user's own errors, found before training -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "expected"),
+    [
+        ("nan_arrays", 2, "my_code:nan_arrays: x_train holds NaN or infinity in 1 of 192 examples, the first is"),
+        ("broken_arrays", 1, "LookupError: my own disk is empty\n"),
+    ],
+)
+def test_bad_data_are_told_once_before_training(tmp_path, require_horovod, source, code, expected):
+    folder = Workdir(tmp_path, data={"source": f"my_code:{source}"})
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    assert outcome.code == code, outcome.err
+    traceback = int(code == 1)
+    assert outcome.err.count(expected) == 1 + traceback, outcome.err
+    assert outcome.err.count("Traceback") == traceback
+    assert ('in broken_arrays\n    raise LookupError("my own disk is empty")' in outcome.err) == bool(traceback)
+    assert not folder.run.metrics.exists(), "no epoch began"
+    folder.assert_nothing_is_left()
+
+
+def test_check_deep_finds_what_a_run_would(tmp_path, require_horovod):
+    folder = Workdir(tmp_path, model={"source": "my_code:modle"})
+    outcome = folder.hvdtrain("check", "demo.yaml", "--deep")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("has no function 'modle'; did you mean 'model'?") == 1
+    assert "Traceback" not in outcome.err
+    assert not (folder.path / "runs").exists()
+    outcome = folder.hvdtrain("check", "demo.yaml", "--deep", "--set", "model.source=my_code:model")
+    assert outcome.code == 0, outcome.err
+    assert "ok, model and data too" in outcome.err
+
+
+# -- other shapes of a run ----------------------------------------------------------------------
+
+
+def test_divide_shows_each_rank_all_data_for_fewer_epochs(tmp_path, require_horovod):
+    folder = Workdir(tmp_path, data={"epoch_splitting": "divide"})
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    assert outcome.code == 0, outcome.err
+    assert "divide: ceil(5 / 2 replicas)" in outcome.err
+    assert [record["step"] for record in records(folder.run, "epoch")] == [12, 24, 36], "192 / 16 steps an epoch"
+    assert folder.summary()["metrics"]["val_accuracy"] > 0.8
+
+
+def test_users_dataset_in_steps_with_accumulation_is_deterministic(tmp_path, require_horovod):
+    """10 steps are an epoch of 6 and one of 4. The same bits twice; then one rank's pipeline breaks."""
+    training = {"epochs": None, "steps": 10, "gradient_accumulation_steps": 2, "deterministic": True}
+    folder = Workdir(tmp_path, data={"source": "my_code:dataset"}, training=training)
+    digests = []
+    for _ in range(2):
+        outcome = folder.hvdtrain("run", "demo.yaml")
+        assert outcome.code == 0, outcome.err
+        assert [record["step"] for record in records(folder.run, "epoch")] == [6, 10]
+        digests.append(folder.summary()["digest"])
+    assert digests[0] == digests[1]
+
+    folder.fault("pipeline")
+    outcome = folder.hvdtrain("run", "demo.yaml")
+    assert outcome.code == 1, outcome.err
+    assert "[rank 1] Traceback" in outcome.err
+    assert "picture 101 is damaged" in outcome.err
+    assert "rank 1 failed first" in outcome.err
+    assert "-----" not in outcome.err
+    folder.assert_nothing_is_left()
+
+
+def test_mirrored_trains_the_same_model_as_two_ranks(tmp_path, require_horovod):
+    """The same examples in the same global batches from the same weights: only the order of additions differs."""
+    folder = Workdir(
+        tmp_path,
+        model={"source": "hvdtrain.workshop.models:fully_connected", "args": {"input_shape": [8, 8, 1]}},
+        data={"source": "hvdtrain.workshop.data:digits", "num_examples": None},
+        training={"epochs": 6, "global_batch_size": 64},
+        optimizer={"learning_rate": 0.1},
+    )
+    results = []
+    mirrored = ("--strategy", "mirrored", "--set", "launch.num_ranks=1", "--set", "launch.num_devices=2")
+    for options in ((), mirrored):
+        outcome = folder.hvdtrain("run", "demo.yaml", *options)
+        assert outcome.code == 0, outcome.err
+        results.append(folder.summary())
+    ranks, devices = results
+    assert (ranks["strategy"], devices["strategy"]) == ("horovod", "mirrored")
+    assert (ranks["num_replicas"], devices["num_replicas"], devices["num_ranks"]) == (2, 2, 1)
+    assert ranks["metrics"]["val_accuracy"] > 0.9
+    assert devices["metrics"]["val_accuracy"] == pytest.approx(ranks["metrics"]["val_accuracy"], abs=0.015)
+
+
+# -- a user's own script ------------------------------------------------------------------------
+
+SCRIPT = """
+import hashlib, json
+from pathlib import Path
+import hvdtrain.keras as hk
+world = hk.init()
+import keras, numpy as np, tensorflow as tf
+
+random = np.random.default_rng(0)
+x = random.normal(size=(96, 6)).astype("float32")
+y = (x.sum(axis=1) > 0).astype("int64")
+data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(96, seed=1).batch(8)
+keras.utils.set_random_seed(world.rank)
+model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(hk.DistributedOptimizer(keras.optimizers.Adam(hk.scaled_learning_rate(0.01))), loss, metrics=["accuracy"])
+csv = keras.callbacks.CSVLogger(f"log_{world.rank}.csv")
+callbacks = hk.callbacks([csv], checkpoint_dir=f"checkpoints_{world.rank}")
+history = model.fit(hk.shard(data), epochs=2, callbacks=callbacks, verbose=world.verbose)
+weights = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+values = {"rank": world.rank, "size": world.size, "weights": weights, "loss": history.history["loss"]}
+Path(f"result_{world.rank}.json").write_text(json.dumps(values))
+"""
+
+STARTS = {
+    "mpirun": lambda: mpirun(2, "python", "s.py"),
+    "horovodrun": lambda: ["horovodrun", "--gloo", "-np", "2", "python", "s.py"],
+    "hvdtrain run": lambda: [sys.executable, "-m", "hvdtrain", "run", "--ranks", "2", "--", "python", "s.py"],
+    "python": lambda: ["python", "s.py"],
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_script_of_the_users_own_trains_together(tmp_path, require_horovod, start):
+    (tmp_path / "s.py").write_text(SCRIPT)
+    size = 1 if start == "python" else 2
+    command = STARTS[start]()
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    values = [json.loads((tmp_path / f"result_{rank}.json").read_text()) for rank in range(size)]
+    assert [(value["rank"], value["size"]) for value in values] == [(rank, size) for rank in range(size)]
+    assert len({value["weights"] for value in values}) == 1
+    assert len({str(value["loss"]) for value in values}) == 1
+    written = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(("checkpoints", "log")))
+    assert written == ["checkpoints_0", "log_0.csv"]
+
+
+def test_a_script_that_fails_on_one_rank_ends_all(tmp_path, require_horovod):
+    script = SCRIPT.replace("history =", "assert world.rank == 0, 'only rank 0 got here'\nhistory =")
+    (tmp_path / "s.py").write_text(script)
+    result = Workdir(tmp_path).call(sys.executable, "-m", "hvdtrain", "run", "--ranks", "2", "--", "python", "s.py")
+    assert result.code == 1
+    assert "[rank 1] Traceback" in result.err
+    assert "AssertionError: only rank 0 got here" in result.err
+    assert not list(tmp_path.glob("result_*"))
