@@ -1,4 +1,4 @@
-"""Who trains: how many ranks or devices, kept together by what, started by what. Pure: the machine comes in as Facts."""
+"""Who trains: how many ranks or devices, kept together by what, started by what. Pure: Facts come in from outside."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def mnist(channels: bool = True) -> Split:
         (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data(path=_place("mnist.npz"))
     except Exception as error:
         raise UserCodeError(
-            f"MNIST is not at hand and could not be downloaded ({str(error).splitlines()[0]}); put mnist.npz in Keras's "
-            "layout into a folder and set HVDTRAIN_DATA to it, or run once where there is a network"
+            f"MNIST is not at hand and could not be downloaded ({str(error).splitlines()[0]}); put mnist.npz in "
+            "Keras's layout into a folder and set HVDTRAIN_DATA to it, or run once where there is a network"
         ) from error
     x_train, x_test = (x.astype(np.float32) / 255.0 for x in (x_train, x_test))
     if channels:
