@@ -68,9 +68,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; turn every explained error into its message and exit code."""
     try:
-        cli.main(prog_name="hvdtrain", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        code = cli.main(prog_name="hvdtrain", standalone_mode=False)  # click returns the code of `ctx.exit`
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except click.ClickException as error:
         error.show()
         sys.exit(ExitCode.CONFIG)
