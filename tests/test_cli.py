@@ -231,6 +231,12 @@ def test_hostile_texts_reach_the_ranks_unchanged_and_do_nothing(path, options, e
         assert not (folder / "canary").exists()
 
 
+def test_control_an_unquoted_text_would_leave_the_canary(hvdtrain, folder):
+    text = hvdtrain("render", "demo.yaml", "--set", "launch.env={X: $(touch canary)}")[1]
+    execute(text.replace("'X=$(touch canary)'", "X=$(touch canary)"), folder)
+    assert (folder / "canary").exists()
+
+
 @given(words=st.lists(HOSTILE, max_size=4))
 @example(words=["{python}", "{run_dir}"])
 @settings(max_examples=25, deadline=None)

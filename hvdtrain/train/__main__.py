@@ -15,7 +15,7 @@ from hvdtrain.launch.rank import rank_info
 from hvdtrain.plan import Plan
 from hvdtrain.rundir import RunDir, read_json, write_text
 from hvdtrain.train.console import Console, redirect_to_log
-from hvdtrain.train.failure import fail
+from hvdtrain.train.failure import fail, forget_earlier_failure
 from hvdtrain.train.world import World, wake_up
 
 
@@ -28,6 +28,7 @@ def main() -> None:
     try:
         rank = rank_info(os.environ).rank
         run.logs.mkdir(parents=True, exist_ok=True)
+        forget_earlier_failure(run.failure(rank))
         stream = redirect_to_log(run.log(rank), is_rank0=rank == 0)
         has_bar = os.environ.get("HVDTRAIN_PROGRESS") == "bar"
         work(run, arguments, Console(stream if rank == 0 else None, has_bar=has_bar))

@@ -5,6 +5,7 @@ Only the standard library: this must work when nothing else does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -110,6 +111,23 @@ def _write_record(record: Path | None, error: BaseException, rank: int, code: in
     except OSError:
         return True
     return True
+
+
+def forget_earlier_failure(record: Path) -> None:
+    """Delete the record that an earlier start of this run left; one from this start stays.
+
+    Copies of one rank that were started together by mistake each see the other's record, and one of them speaks.
+    """
+    with contextlib.suppress(OSError):
+        if record.stat().st_mtime < _process_start():
+            record.unlink()
+
+
+def _process_start() -> float:
+    """Return when the system started this process, in seconds since 1970."""
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # field 22 of proc(5)
+    return time.time() - max(0.0, uptime_s - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def install_excepthook(rank: int) -> None:

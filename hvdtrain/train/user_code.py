@@ -167,10 +167,15 @@ def _output_shape(model: keras.Model, x: Any, name: str) -> tuple[int | None, ..
 def _check_labels(y: np.ndarray, output_shape: tuple[int | None, ...], loss: str, name: str) -> None:
     num_outputs = output_shape[-1]
     if loss == "sparse_categorical_crossentropy" and num_outputs is not None:
+        if y.ndim == len(output_shape) and y.shape[-1] != 1:
+            raise UserCodeError(
+                f"{name}: {loss} needs one class number per example, not {tuple(y.shape[1:])} values; "
+                "for one-hot labels use categorical_crossentropy"
+            )
         if y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
             bad = y.flat[int(np.flatnonzero(y != np.round(y))[0])]
             raise UserCodeError(f"{name}: {loss} needs whole numbers as labels; got {y.dtype} values such as {bad}")
-        low, high = int(y.min(initial=0)), int(y.max(initial=0))
+        low, high = (int(y.min()), int(y.max())) if y.size else (0, 0)
         if low < 0 or high >= num_outputs:
             bad = int(np.flatnonzero((y < 0) | (y >= num_outputs))[0])
             raise UserCodeError(

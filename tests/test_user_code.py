@@ -1,0 +1,177 @@
+"""What is wrong with a user's model or data is said in words before training, here in the worker's own first step."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from hvdtrain.config import Config
+from hvdtrain.errors import HvdtrainError, UserCodeError
+from hvdtrain.facts import assumed_facts
+from hvdtrain.plan import Plan, make_plan
+from hvdtrain.rundir import RunDir
+
+tf = pytest.importorskip("tensorflow")
+
+from hvdtrain.train import trainer  # noqa: E402  TensorFlow must be there
+from hvdtrain.train.comm import SoloComm  # noqa: E402
+from hvdtrain.train.console import Console  # noqa: E402
+
+CODE = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+x, y = np.zeros((20, 6), "float32"), np.arange(20) % 4
+test = (x[:8], y[:8])
+one_hot = keras.utils.to_categorical
+
+
+def model(): return keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(4)])
+def other_shape(): return keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(4)])
+def no_input_shape(): return keras.Sequential([keras.layers.Dense(4)])
+def no_model(): return [keras.layers.Dense(4)]
+def nothing(): pass
+def no_weights(): return keras.Sequential([keras.layers.Input((6,)), keras.layers.Flatten()])
+def broken_model(): raise LookupError("my own words")
+def sized(units): return keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(units)])
+
+def good(): return (x, y), test
+def without_test(): return (x, y), None
+def datasets(): return tf.data.Dataset.from_tensor_slices((x, y)), None
+def labels_out_of_range(): return (x, y + 1), test
+def negative_labels(): return (x, y - 1), test
+def bad_test_labels(): return (x, y), (x[:8], y[:8] + 2)
+def fractions(): return (x, y + 0.5), test
+def one_hot_labels(): return (x, one_hot(y)), (x[:8], one_hot(y[:8]))
+def nan(): return (np.where(np.arange(20)[:, None] == 13, np.nan, x), y), test
+def infinite_test(): return (x, y), (x[:8] + np.inf, y[:8])
+def three_parts(): return x, y, test
+def bare_array(): return x, y
+def uneven(): return (x, y[:19]), test
+def fewer(): return (x[:19], y[:19]), test
+def tiny_test(): return (x, y), (x[:1], y[:1])
+def broken(): raise LookupError("my own words")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "code_of_a_user.py").write_text(CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "code_of_a_user", raising=False)
+    return tmp_path
+
+
+class TwoRanks(SoloComm):
+    """A world of two for what is looked at before ranks talk."""
+
+    size = 2
+
+
+def plan_of(*, model: str, data: str, loss: str, args: dict[str, object], num_ranks: int = 1) -> Plan:
+    config = Config.model_validate(
+        {
+            "name": "x",
+            "model": {"source": f"code_of_a_user:{model}", "args": args},
+            "data": {"source": f"code_of_a_user:{data}", "num_examples": 20},
+            "training": {"epochs": 1, "batch_size_per_replica": 5},
+            "loss": loss,
+            "launch": {"num_ranks": num_ranks},
+        }
+    )
+    return make_plan(config, assumed_facts())
+
+
+def prepare(
+    folder: Path,
+    *,
+    model: str = "model",
+    data: str = "good",
+    loss: str = "sparse_categorical_crossentropy",
+    num_ranks: int = 1,
+    **args: object,
+) -> None:
+    plan = dataclasses.replace(plan_of(model=model, data=data, loss=loss, args=args), num_ranks=num_ranks)
+    comm = TwoRanks() if num_ranks == 2 else SoloComm()
+    trainer.prepare(trainer.Job(plan, RunDir(folder), folder, comm, Console(None, has_bar=False)))
+
+
+@pytest.mark.parametrize("data", ["good", "without_test", "datasets"])
+def test_good_data_and_model_are_taken(folder, data):
+    prepare(folder, data=data)
+
+
+def test_one_hot_labels_are_taken_with_their_own_loss(folder):
+    prepare(folder, data="one_hot_labels", loss="categorical_crossentropy")
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("modle", "has no function 'modle'; did you mean 'model'?"),
+        ("no_model", "must return a keras.Model; got a list of 1"),
+        ("nothing", "must return a keras.Model; got NoneType"),
+        ("other_shape", "good: x_train: the model does not take examples of shape (6,)"),
+        ("no_weights", "no trainable weights"),
+        ("sized", "cannot be called with args {}: missing a required argument: 'units'; it takes (units)"),
+    ],
+)
+def test_models_that_cannot_train(folder, model, expected):
+    with pytest.raises(UserCodeError) as caught:
+        prepare(folder, model=model)
+    assert expected in str(caught.value)
+    assert "code_of_a_user:" in str(caught.value)
+
+
+def test_a_model_without_an_input_shape_takes_that_of_the_data(folder):
+    prepare(folder, model="no_input_shape")
+
+
+def test_arguments_of_another_name_are_told_with_the_signature(folder):
+    with pytest.raises(UserCodeError, match=r"got an unexpected keyword argument 'unit'; it takes \(units\)|missing"):
+        prepare(folder, model="sized", unit=4)
+    prepare(folder, model="sized", units=4)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("labels_out_of_range", "y_train: labels go from 1 to 4, but the model has 4 outputs, so they must be 0 to 3"),
+        ("negative_labels", "labels go from -1 to 2"),
+        ("bad_test_labels", "y_test: labels go from 2 to 5"),
+        ("fractions", "needs whole numbers as labels; got float64 values such as 0.5"),
+        ("nan", "x_train holds NaN or infinity in 1 of 20 examples, the first is number 13"),
+        ("infinite_test", "x_test holds NaN or infinity in 8 of 8 examples"),
+        ("three_parts", "must return ((x_train, y_train), (x_test, y_test))"),
+        ("bare_array", "must be a pair (x, y) of arrays; got numpy.ndarray"),
+        ("nothing", "got NoneType"),
+        ("uneven", "must have as many examples each; got [19, 20]"),
+        ("fewer", "returned 19 training examples, the plan says 20: set data.num_examples: 19"),
+        ("one_hot_labels", "y_train: sparse_categorical_crossentropy needs one class number per example, not (4,)"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(folder, data, expected):
+    with pytest.raises(HvdtrainError) as caught:
+        prepare(folder, data=data)
+    assert expected in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_each_rank_needs_a_test_example(folder):
+    prepare(folder, data="tiny_test")
+    with pytest.raises(UserCodeError, match="1 test examples for 2 ranks; each rank needs one at least"):
+        prepare(folder, data="tiny_test", num_ranks=2)
+
+
+@pytest.mark.parametrize("names", [{"data": "broken"}, {"model": "broken_model"}])
+def test_an_error_inside_the_users_own_code_stays_what_it_is(folder, names):
+    with pytest.raises(LookupError, match="my own words"):
+        prepare(folder, **names)
+
+
+def test_a_module_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "code_of_a_user", raising=False)
+    with pytest.raises(UserCodeError, match=r"there is no module 'code_of_a_user', neither in .* nor installed"):
+        prepare(tmp_path)
