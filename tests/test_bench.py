@@ -18,6 +18,7 @@ from hvdtrain.bench.table import Target, ratio_row, table
 from hvdtrain.bench.task import Task, steps_per_epoch
 from hvdtrain.config_file import load_config
 from hvdtrain.facts import assumed_facts
+from hvdtrain.train.bench import memory
 
 QUIET = Usage(load=0.1, steal=0.0, others=0.0, seconds=1.0)
 
@@ -200,6 +201,14 @@ def test_a_rank_does_not_wait_for_ever(tmp_path):
 
 def test_cpu_ticks_count_steal_apart():
     assert cpu_ticks("cpu  10 0 5 80 5 0 0 4 0 0\ncpu0 ...") == (15, 4, 104)
+
+
+def test_peak_memory_starts_again():
+    block = bytearray(b"x") * 60_000_000
+    high = memory.peak_rss_mb()
+    del block
+    memory.reset_peak()
+    assert memory.peak_rss_mb() < high - 40
 
 
 def test_startup_configuration_is_valid(tmp_path):

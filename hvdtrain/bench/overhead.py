@@ -121,6 +121,8 @@ def conditions(options: argparse.Namespace) -> str:
     text = f"{options.ranks} ranks, batch {options.batch_size} per rank"
     if options.startup:
         return f"{text}, {startup.NUM_EXAMPLES} synthetic examples of 28 x 28 x 1; imports and tracing included."
+    if options.memory:
+        text += ", the most memory a rank holds while it trains, libraries and data (180 MB) included"
     return (
         f"{text}, {options.steps_per_execution} steps per execution, Adam, {NUM_EXAMPLES} synthetic float32 examples "
         "of 28 x 28 x 1 in memory; at least 40 steps of warm-up left out; timed sections of about "

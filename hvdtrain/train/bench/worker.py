@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from hvdtrain.bench.meeting import Meeting
 from hvdtrain.bench.task import Task
 from hvdtrain.launch.rank import RankInfo, rank_info
 from hvdtrain.train import devices
+from hvdtrain.train.bench import memory
 
 Train = Callable[..., None]
 
@@ -33,6 +33,7 @@ def main() -> None:
     arrays = problems.data()
     rows = []
     for name in task.models:
+        memory.reset_peak()
         batches = problems.batches(name, arrays, task, info.rank)
         stopwatch = Stopwatch(meeting, seconds=task.seconds, steps_per_epoch=batches.order.steps_per_epoch)
         train(name, batches, task, stopwatch)
@@ -83,7 +84,7 @@ def measured(stopwatch: Any, batch_size: int) -> dict[str, Any]:
         "seconds": stopwatch.timed_s,
         "cpu_s": stopwatch.cpu_s,
         "warmup_steps": stopwatch.warmup_steps,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mb": memory.peak_rss_mb(),
     }
 
 
