@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+# What an `epoch` record holds besides the values of loss and metrics.
+EPOCH_FIELDS = (
+    "schema", "kind", "time", "epoch", "step", "learning_rate", "examples_per_s", "train_s", "evaluation_s",
+)  # fmt: skip
 
 
 def record_line(kind: str, time_s: float, **values: Any) -> str:
@@ -41,6 +45,12 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError:
             continue
+
+
+def last_epoch_metrics(path: Path) -> dict[str, Any]:
+    """Return the loss and metrics of the newest epoch; empty if none has ended."""
+    epochs = [record for record in read_records(path) if record["kind"] == "epoch"]
+    return {name: value for name, value in epochs[-1].items() if name not in EPOCH_FIELDS} if epochs else {}
 
 
 def append_record(path: Path, line: str) -> None:

@@ -22,6 +22,7 @@ from hvdtrain.launch import LAUNCHERS
 from hvdtrain.metrics import read_records
 from hvdtrain.rundir import RunDir, find_runs
 from tests.conftest import PROJECT
+from tests.test_cli import HIDE
 
 TIMEOUT_S = 300
 
@@ -134,6 +135,7 @@ class Outcome:
     out: str
     err: str
     seconds: float
+    ended: float = dataclasses.field(default_factory=time.time)
 
 
 class Workdir:
@@ -356,6 +358,8 @@ def test_one_rank_that_raises_stops_all_and_speaks_first(failed):
     assert failed.outcome.code == 1
     assert err.count("Traceback") == 1
     assert err.count("ArithmeticError: a bad day in epoch 3") == 2, "the traceback, and the line that sums up"
+    record = json.loads(failed.run.failure(1).read_text())
+    assert failed.outcome.ended - record["time"] < 60, "the others stopped within seconds"
     before = err[: err.index("[rank 1] Traceback")]
     assert "rror" not in before, "nothing comes before the first failing rank's words"
     assert "rank 1 failed first: ArithmeticError: a bad day" in err
@@ -387,7 +391,20 @@ def test_resume_on_another_number_of_ranks_with_the_same_global_batch(failed):
     assert outcome.code == 0, outcome.err
     assert "continues on 1 replicas instead of 2, same global batch" in outcome.err
     assert "resuming after epoch 2" in outcome.err
-    assert find_runs(root)[0].finished.exists()
+    run = find_runs(root)[0]
+    assert run.finished.exists()
+
+    # A rank that died after the last epoch, before the end was noted: the numbers stay what they are.
+    before = failed.folder.summary(run)
+    run.finished.unlink()
+    run.summary.unlink()
+    outcome = failed.folder.hvdtrain("run", "--resume", str(run.path), "--ranks", "1")
+    assert outcome.code == 0, outcome.err
+    after = failed.folder.summary(run)
+    assert {key: after[key] for key in ("metrics", "digest", "step")} == {
+        key: before[key] for key in ("metrics", "digest", "step")
+    }
+    assert json.loads((run.checkpoints / "step_00000030" / "state.json").read_text())["epochs_done"] == 5
 
 
 def test_resume_refuses_another_global_batch_and_another_configuration(tmp_path, require_horovod):
@@ -575,6 +592,23 @@ def test_mirrored_trains_the_same_model_as_two_ranks(tmp_path, require_horovod):
     assert (ranks["num_replicas"], devices["num_replicas"], devices["num_ranks"]) == (2, 2, 1)
     assert ranks["metrics"]["val_accuracy"] > 0.9
     assert devices["metrics"]["val_accuracy"] == pytest.approx(ranks["metrics"]["val_accuracy"], abs=0.015)
+
+
+def test_without_horovod_a_run_falls_back_loudly(tmp_path):
+    folder = Workdir(tmp_path, launch={"num_ranks": None})
+    outcome = folder.call(
+        sys.executable,
+        "-c",
+        f"import sys; {HIDE['horovod']}; from hvdtrain.cli import main; main()",
+        "run",
+        "demo.yaml",
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("warning: falling back to MirroredStrategy on this machine") == 1
+    found = json.loads(folder.run.environment.read_text())
+    assert found["strategy"] == "mirrored"
+    assert "falling back" in found["warnings"][0]
+    assert folder.summary()["metrics"]["val_accuracy"] > 0.8
 
 
 # -- a user's own script ------------------------------------------------------------------------

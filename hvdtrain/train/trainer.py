@@ -78,6 +78,9 @@ def train(job: Job) -> dict[str, Any]:
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write)
     fit(job, model, batches, test_batches(job, data), found, [proof, record])
+    if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
+        proof.check()
+        record.last_logs = records.last_epoch_metrics(job.run.metrics)
     job.comm.gather_json("done", name="barrier")  # nobody leaves while rank 0 still writes
     summary = summarise(job, model, record, proof, seconds=time.time() - began)
     if job.comm.rank == 0:

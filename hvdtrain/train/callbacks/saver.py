@@ -54,8 +54,8 @@ class Saver(keras.callbacks.Callback):
             self.save()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Save the last state if that has not been done."""
-        if self._saved_epochs != self._epochs_done:
+        """Save the last state if that has not been done; a fit that had no epoch left to do has nothing new."""
+        if self._epochs_done and self._saved_epochs != self._epochs_done:
             self.save()
 
     def save(self) -> None:
