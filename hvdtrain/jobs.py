@@ -20,8 +20,6 @@ from hvdtrain.prepare import Prepared, check_resume, new_run, prepare, resumable
 from hvdtrain.rundir import RunDir, find_run, read_json
 from hvdtrain.runner import execute, rank_environment
 
-DEFAULT_CYCLE_TIME_MS = 0.1
-
 
 def run_config(
     config_path: str | None, changes: Changes, *, resume: str | None, dry_run: bool, runs_root: Path
@@ -216,7 +214,6 @@ def user_script(words: Sequence[str], facts: Facts, *, num_ranks: int, launcher:
         num_ranks=num_ranks,
         num_cores=facts.num_cores or num_ranks,
         launcher=chosen,
-        cycle_time_ms=DEFAULT_CYCLE_TIME_MS,
     )
 
 

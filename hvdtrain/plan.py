@@ -101,7 +101,8 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     warmup_steps = _warmup_steps(config, steps, total_steps)
     num_cores = facts.num_cores or world.num_ranks
     cores_per_rank = max(1, num_cores // world.num_ranks)
-    cycle_time_ms = 0.1 if config.horovod.cycle_time_ms == "auto" else float(config.horovod.cycle_time_ms)
+    asked_ms = config.horovod.cycle_time_ms
+    cycle_time_ms = default_cycle_time_ms(cores_per_rank) if asked_ms == "auto" else float(asked_ms)
     global_batch_size = batch * world.num_replicas
     ledger = [
         Entry("strategy", world.strategy, world.rule),
@@ -152,6 +153,15 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         ledger=tuple(ledger),
         warnings=world.warnings + _warnings(config, world),
     )
+
+
+def default_cycle_time_ms(cores_per_rank: int) -> float:
+    """Return how long Horovod sleeps between two looks at its queue when the user leaves it to us.
+
+    With one core per rank it need not sleep: its threads run only while the step waits for them, so each gradient
+    leaves at once. With more cores it would keep one of them busy for nothing.
+    """
+    return 0.0 if cores_per_rank == 1 else 0.1
 
 
 # -- how much data ------------------------------------------------------------------------------

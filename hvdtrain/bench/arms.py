@@ -15,7 +15,6 @@ from hvdtrain.launch.request import Setting
 from hvdtrain.launch.shell import script_text
 
 WORKER = "hvdtrain.train.bench.worker"
-CYCLE_TIME_MS = 0.1
 # What a default launch must not inherit from the shell the benchmark was started in.
 OUR_PREFIXES = ("HOROVOD_", "HVDTRAIN_", "TF_", "OMP_", "OMPI_", "PRTE_", "KERAS_")
 
@@ -76,7 +75,6 @@ def command_of(arm: Arm, task_path: str, facts: Facts, num_ranks: int) -> tuple[
         num_ranks=1 if is_alone else num_ranks,
         num_cores=facts.num_cores or num_ranks,
         launcher="none" if is_alone else facts.mpi or "none",
-        cycle_time_ms=CYCLE_TIME_MS,
     )
     changes = [Setting((change,), "changed by the benchmark") for change in arm.changes]
     text = script_text(dataclasses.replace(script, env=(*script.env, *changes)))

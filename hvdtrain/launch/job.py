@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hvdtrain.launch import LAUNCHERS
 from hvdtrain.launch.request import LaunchRequest, Setting
 from hvdtrain.launch.shell import Script
-from hvdtrain.plan import Plan
+from hvdtrain.plan import Plan, default_cycle_time_ms
 
 
 def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float) -> list[Setting]:
@@ -27,10 +27,16 @@ def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float
         settings.append(
             Setting(
                 (f"HOROVOD_CYCLE_TIME={cycle_time_ms:g}",),
-                "ms between two looks at the queue; the default of 1 ms is longer than a small model's step",
+                _cycle_reason(cores_per_rank, cycle_time_ms),
             )
         )
     return settings
+
+
+def _cycle_reason(cores_per_rank: int, cycle_time_ms: float) -> str:
+    if cycle_time_ms == 0 and cores_per_rank == 1:
+        return "ms Horovod sleeps before it looks for gradients: none, as it runs only while the step waits for it"
+    return "ms Horovod sleeps before it looks for gradients; its default of 1 is longer than a small model's step"
 
 
 def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> Script:
@@ -73,9 +79,7 @@ def _who(plan: Plan, launcher_title: str) -> str:
     return f"{plan.num_ranks} rank{'s' if plan.num_ranks > 1 else ''}, {launcher_title}"
 
 
-def command_script(
-    command: Sequence[str], *, num_ranks: int, num_cores: int, launcher: str, cycle_time_ms: float
-) -> Script:
+def command_script(command: Sequence[str], *, num_ranks: int, num_cores: int, launcher: str) -> Script:
     """Return the job script of a user's own command."""
     request = LaunchRequest(num_ranks, num_cores)
     chosen = LAUNCHERS[launcher]
@@ -83,7 +87,7 @@ def command_script(
     return Script(
         title=f"{num_ranks} rank{'s' if num_ranks > 1 else ''}, {chosen.title}",
         origin=f"hvdtrain run --ranks {num_ranks} --dry-run -- COMMAND",
-        env=(*worker_environment(num_ranks, cores_per_rank, cycle_time_ms), *chosen.environment(request)),
+        env=(*worker_environment(num_ranks, cores_per_rank, default_cycle_time_ms(cores_per_rank)), *chosen.environment(request)),
         launch=tuple(chosen.tokens(request)),
         command=tuple(command),
     )

@@ -39,7 +39,7 @@ class OpenMpi5Launcher:
             settings.append(
                 Setting(
                     ("--mca", "mpi_yield_when_idle", "1"),
-                    "ranks fill the cores: a rank that waits must not spin on the core another one computes on",
+                    "one core per rank: what waits for a message must not spin on the core that computes",
                 )
             )
         return settings

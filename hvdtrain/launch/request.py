@@ -28,8 +28,8 @@ class LaunchRequest:
 
     @property
     def fills_cores(self) -> bool:
-        """Whether no core is left over for a rank that waits by spinning."""
-        return self.num_ranks >= self.num_cores
+        """Whether a rank has no second core, so that whoever waits by spinning takes the one that computes."""
+        return self.num_cores < 2 * self.num_ranks
 
 
 class Launcher(Protocol):

@@ -132,5 +132,7 @@ def _horovod(info: RankInfo) -> Any:
         ) from error
     from hvdtrain.train.comm import HorovodComm
 
+    before = devices.threads()
     hvd.init()
+    devices.step_back(devices.threads() - before)
     return HorovodComm(hvd)
