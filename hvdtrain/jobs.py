@@ -275,5 +275,5 @@ def _row(run: RunDir) -> dict[str, Any]:
         "state": run.state(),
         "ranks": plan["num_ranks"],
         "metrics": summary.get("metrics", {}),
-        "path": str(run.path),
+        "path": str(run.path.resolve()),
     }

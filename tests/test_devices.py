@@ -1,4 +1,6 @@
 import doctest
+import os
+import threading
 
 import pytest
 from hypothesis import given
@@ -45,6 +47,21 @@ def test_a_rank_its_launcher_has_bound_stays_there():
     assert choose_cores([4, 5, 6, 7], cores_per_rank=4, **options) is None
     assert choose_cores([4, 5, 6, 7], cores_per_rank=None, **options) is None
     assert choose_cores(range(16), cores_per_rank=4, **options) == [4, 5, 6, 7]
+
+
+def test_threads_that_step_back_are_batch_threads():
+    wake = threading.Event()
+    before = devices.threads()
+    thread = threading.Thread(target=wake.wait)
+    thread.start()
+    (new,) = devices.threads() - before
+    try:
+        devices.step_back([new, 2**22])  # the second one does not exist, which is no error
+        assert os.sched_getscheduler(new) == os.SCHED_BATCH
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    finally:
+        wake.set()
+        thread.join()
 
 
 def test_a_single_process_keeps_all_cores():

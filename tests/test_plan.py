@@ -126,6 +126,12 @@ def test_without_mpi_several_ranks_are_refused():
         make_plan(config(), replace(HERE, mpi=None, mpi_found="no mpirun on PATH"))
 
 
+def test_horovod_does_not_sleep_where_a_rank_has_one_core():
+    assert make_plan(config(), replace(HERE, num_cores=4)).cycle_time_ms == 0
+    assert make_plan(config(), HERE).cycle_time_ms == 0.1
+    assert make_plan(config(horovod={"cycle_time_ms": 2.5}), HERE).cycle_time_ms == 2.5
+
+
 def test_mirrored_counts_devices():
     plan = make_plan(config(launch={"num_ranks": None, "strategy": "mirrored", "num_devices": 3}), HERE)
     assert (plan.num_ranks, plan.num_replicas, plan.global_batch_size) == (1, 3, 30)

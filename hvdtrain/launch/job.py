@@ -84,10 +84,11 @@ def command_script(command: Sequence[str], *, num_ranks: int, num_cores: int, la
     request = LaunchRequest(num_ranks, num_cores)
     chosen = LAUNCHERS[launcher]
     cores_per_rank = max(1, num_cores // num_ranks)
+    environment = worker_environment(num_ranks, cores_per_rank, default_cycle_time_ms(cores_per_rank))
     return Script(
         title=f"{num_ranks} rank{'s' if num_ranks > 1 else ''}, {chosen.title}",
         origin=f"hvdtrain run --ranks {num_ranks} --dry-run -- COMMAND",
-        env=(*worker_environment(num_ranks, cores_per_rank, default_cycle_time_ms(cores_per_rank)), *chosen.environment(request)),
+        env=(*environment, *chosen.environment(request)),
         launch=tuple(chosen.tokens(request)),
         command=tuple(command),
     )
