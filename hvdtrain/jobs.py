@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def _make_ready_again(run: RunDir, prepared: Prepared) -> None:
 
 def start(run: RunDir) -> int:
     """Execute a run's script, see it through, tell the outcome, and return the exit code."""
-    with open(run.logs / "launcher.log", "ab") as noise:
+    with open(run.launcher_log, "wb") as noise:
         code = execute(
             [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
         )
@@ -149,8 +150,8 @@ def _tell_failure(run: RunDir, code: int) -> int:
     if first is None:
         killed = code >= 128
         talk(
-            f"hvdtrain: a rank ended without a word (exit code {code})"
-            + ("; a rank was killed, often by the system for lack of memory" if killed else "")
+            f"hvdtrain: {lost_rank(run)} ended without a word (exit code {code})"
+            + ("; it was killed, often by the system for lack of memory" if killed else "")
             + f"\n  logs: {nice_path(run.logs)}   continue: {program()} run --resume {run.short_id}"
         )
         return int(ExitCode.RANK_LOST) if killed or code == 0 else code
@@ -158,6 +159,12 @@ def _tell_failure(run: RunDir, code: int) -> int:
         talk(f"hvdtrain: rank {first['rank']} failed first: {first['error']}: {_first_line(first['message'])}")
     talk(f"  log: {nice_path(run.log(first['rank']))}   exit code {first['exit_code']}")
     return int(first["exit_code"])
+
+
+def lost_rank(run: RunDir) -> str:
+    """Return which rank the launcher says was lost, from its banner in the log, or `a rank`."""
+    found = re.findall(r"process rank (\d+) with PID", run.launcher_log.read_text(encoding="utf-8", errors="replace"))
+    return f"rank {found[-1]}" if found else "a rank"
 
 
 def first_failure(run: RunDir) -> dict[str, Any] | None:

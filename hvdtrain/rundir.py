@@ -92,6 +92,11 @@ class RunDir:
         """Return the log file of one rank."""
         return self.logs / f"rank_{rank:04d}.log"
 
+    @property
+    def launcher_log(self) -> Path:
+        """What the launcher itself had to say about the last start."""
+        return self.logs / "launcher.log"
+
     def failure(self, rank: int) -> Path:
         """Return where one rank writes what went wrong."""
         return self.logs / f"rank_{rank:04d}.error.json"

@@ -14,7 +14,7 @@ from hvdtrain.rundir import RunDir
 
 tf = pytest.importorskip("tensorflow")
 
-from hvdtrain.train import trainer  # noqa: E402  TensorFlow must be there
+from hvdtrain.train import job  # noqa: E402  TensorFlow must be there
 from hvdtrain.train.comm import SoloComm  # noqa: E402
 from hvdtrain.train.console import Console  # noqa: E402
 
@@ -95,7 +95,7 @@ def prepare(
 ) -> None:
     plan = dataclasses.replace(plan_of(model=model, data=data, loss=loss, args=args), num_ranks=num_ranks)
     comm = TwoRanks() if num_ranks == 2 else SoloComm()
-    trainer.prepare(trainer.Job(plan, RunDir(folder), folder, comm, Console(None, has_bar=False)))
+    job.prepare(job.Job(plan, RunDir(folder), folder, comm, Console(None, has_bar=False)))
 
 
 @pytest.mark.parametrize("data", ["good", "without_test", "datasets"])

@@ -58,13 +58,14 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> None:
         return
     world = wake_up(os.environ, num_ranks=1 if arguments.evaluate or arguments.check else plan.num_ranks)
     from hvdtrain.train import trainer
+    from hvdtrain.train.job import Job, prepare
 
     folder = Path(read_json(run.origin).get("folder", "."))
-    job = trainer.Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console)
+    job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console)
     if arguments.evaluate:
         write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
     elif arguments.check:
-        trainer.prepare(job)
+        prepare(job)
     else:
         describe_environment(job, world)
         trainer.train(job)

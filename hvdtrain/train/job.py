@@ -1,0 +1,166 @@
+"""Before the first step: the user's data and model, checked against each other and the plan, and compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import keras
+import tensorflow as tf
+
+from hvdtrain import metrics as records
+from hvdtrain.errors import UserCodeError
+from hvdtrain.plan import Plan
+from hvdtrain.rundir import RunDir
+from hvdtrain.train import user_code
+from hvdtrain.train.comm import Comm
+from hvdtrain.train.console import Console
+from hvdtrain.train.failure import PeerFailedError, exit_code
+from hvdtrain.train.optimizer import distribute
+from hvdtrain.train.schedule import ScaledSchedule
+from hvdtrain.train.user_code import Data
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One worker's part of a run.
+
+    Args:
+        plan: Every number.
+        run: The run directory, shared by all ranks.
+        folder: The configuration's folder, where the user's modules are looked for first.
+        comm: The ranks.
+        console: Where people look.
+    """
+
+    plan: Plan
+    run: RunDir
+    folder: Path
+    comm: Comm
+    console: Console
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Add a record to `metrics.jsonl`, on rank 0."""
+        if self.comm.rank == 0:
+            records.append_record(self.run.metrics, records.record_line(kind, time.time(), **values))
+
+
+def prepare(job: Job) -> tuple[Data, keras.Model]:
+    """Return data and compiled model, checked against each other and the plan. No collective in here."""
+    plan = job.plan
+    strategy = choose_strategy(plan)
+    keras.utils.set_random_seed(plan.config["training"]["seed"])
+    if plan.config["training"]["deterministic"]:
+        tf.config.experimental.enable_op_determinism()
+    data = load(job)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = build(job, data)
+        compile_model(model, plan, job.comm)
+    return data, model
+
+
+def agreed(comm: Comm, work: Callable[[], T]) -> T:
+    """Do something that may fail on some ranks only, and go on only if it worked on all.
+
+    Raises:
+        PeerFailedError: On the ranks that did not fail first.
+    """
+    problem: Exception | None = None
+    try:
+        result = work()
+    except Exception as error:
+        problem = error
+    codes = comm.gather_json(exit_code(problem) if problem else 0, name="agree")
+    first = next((rank for rank, code in enumerate(codes) if code), None)
+    if first is None:
+        return result
+    if problem is not None and first == comm.rank:
+        raise problem
+    raise PeerFailedError(first, codes[first])
+
+
+def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
+    """Return the MirroredStrategy of a plan that asks for one, over GPUs or parts of the CPU."""
+    if plan.strategy != "mirrored":
+        return None
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not gpus:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * plan.num_devices)
+    kind = "GPU" if gpus else "CPU"
+    if gpus and len(gpus) < plan.num_devices:
+        raise UserCodeError(f"{plan.num_devices} devices were planned, but {len(gpus)} GPUs are visible")
+    return tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(plan.num_devices)])
+
+
+def load(job: Job) -> Data:
+    """Return the user's data, verified against the plan."""
+    config = job.plan.config["data"]
+    data = user_code.load_data(config["source"], job.folder, config["args"], num_examples=job.plan.num_examples)
+    test = data.test
+    if test is not None and not isinstance(test, tf.data.Dataset) and user_code.count(test) < job.comm.size:
+        raise UserCodeError(
+            f"{config['source']}: {user_code.count(test)} test examples for {job.comm.size} ranks; "
+            "each rank needs one at least"
+        )
+    return data
+
+
+def build(job: Job, data: Data) -> keras.Model:
+    """Return the user's model, with the data checked against it."""
+    config = job.plan.config
+    model = user_code.build_model(config["model"]["source"], job.folder, config["model"]["args"])
+    user_code.check_arrays(data, model, config["loss"], config["data"]["source"])
+    user_code.require_weights(model, config["model"]["source"])
+    return model
+
+
+def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
+    """Compile with the plan's optimizer, distributed where there are several ranks."""
+    optimizer = make_optimizer(plan)
+    model.compile(
+        optimizer=distribute(optimizer, comm) if plan.strategy == "horovod" else optimizer,
+        loss=plan.config["loss"],
+        metrics=list(plan.config["metrics"]),
+        steps_per_execution=plan.steps_per_execution,
+        jit_compile=False,
+    )
+
+
+def make_optimizer(plan: Plan) -> keras.optimizers.Optimizer:
+    """Return the Keras optimizer with the plan's learning rate schedule.
+
+    Raises:
+        UserCodeError: If Keras does not take the arguments.
+    """
+    config = plan.config["optimizer"]
+    arguments = dict(config["args"])
+    if config["momentum"] is not None:
+        arguments["momentum"] = config["momentum"]
+    if config["clip"] is not None:
+        arguments["global_clipnorm"] = config["clip"]
+    if plan.config["training"]["gradient_accumulation_steps"] > 1:
+        arguments["gradient_accumulation_steps"] = plan.config["training"]["gradient_accumulation_steps"]
+    rate: Any = plan.learning_rate
+    if config["schedule"] != "constant" or plan.warmup_steps:
+        rate = ScaledSchedule(
+            config["schedule"],
+            plan.base_learning_rate,
+            plan.learning_rate,
+            plan.warmup_steps,
+            plan.total_steps,
+            plan.schedule_args,
+        )
+    try:
+        optimizer_class = type(keras.optimizers.get(config["name"].lower()))
+        return optimizer_class(learning_rate=rate, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserCodeError(f"optimizer {config['name']} with {arguments}: {error}") from error
