@@ -58,6 +58,22 @@ def test_differences_are_named():
     ]
 
 
+def test_finite_is_told_from_not_finite_even_where_the_sum_overflows():
+    assert sync.is_finite(np.full(10, 3e38, "float32"))
+    assert sync.is_finite(np.array([1, 2]))
+    for bad in (np.nan, np.inf, -np.inf):
+        assert not sync.is_finite(np.array([1.0, bad, 2.0], "float32"))
+    assert not sync.is_finite(np.array([np.inf, -np.inf], "float32"))
+
+
+def test_a_digest_sees_every_bit_and_shape_does_not_matter():
+    array = np.arange(6, dtype="float32").reshape(2, 3)
+    other = array.copy()
+    other.view(np.uint32)[1, 2] ^= 1
+    assert sync.digest(array) == sync.digest(array.reshape(-1)) != sync.digest(other)
+    assert sync.digest(np.float32(1.0)) == sync.digest(np.array(1.0, "float32"))
+
+
 def test_seeds_differ_by_rank_and_rank_0_keeps_its_own():
     seeds = [sync.folded_seed(1234, rank) for rank in range(1000)]
     assert seeds[0] == 1234

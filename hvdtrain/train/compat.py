@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src import api_export
 
 
@@ -64,6 +65,8 @@ def steps_taken(model: keras.Model) -> int:
 def to_array(variable: Any) -> np.ndarray:
     """Return the value of a Keras variable, or of a tensor, as NumPy array; of a mirrored one its first copy."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
+    if isinstance(value, tf.Variable):
+        return np.asarray(tf.convert_to_tensor(value))  # a view; TensorFlow writes elsewhere while it is held
     return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
 
 
