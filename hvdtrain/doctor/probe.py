@@ -39,10 +39,12 @@ def report(stage: str, look: Callable[[], dict[str, Any]]) -> None:
 def tensorflow() -> dict[str, Any]:
     """Return TensorFlow as it runs, not as its package claims."""
     tf = importlib.import_module("tensorflow")
-    flags = " ".join(tf.sysconfig.get_compile_flags())
+    flags = tf.sysconfig.get_compile_flags()
     return {
         "version": tf.__version__,
-        "cxx_abi": "1" if "_GLIBCXX_USE_CXX11_ABI=1" in flags else "0",
+        "cxx_abi": "1" if "-D_GLIBCXX_USE_CXX11_ABI=1" in flags else "0",
+        "compile_flags": flags,
+        "link_flags": tf.sysconfig.get_link_flags(),
         "is_cuda_build": bool(tf.test.is_built_with_cuda()),
         "num_gpus": len(tf.config.list_physical_devices("GPU")),
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from hvdtrain.cache import cache_root
 
 HOROVOD_VERSION = "0.28.1"
 SDIST_NAME = f"horovod-{HOROVOD_VERSION}.tar.gz"
@@ -158,9 +159,7 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
     >>> cache_directory({"XDG_CACHE_HOME": "/scratch/me"}).as_posix()
     '/scratch/me/hvdtrain/horovod'
     """
-    root = environ.get("XDG_CACHE_HOME", "")
-    base = Path(root) if os.path.isabs(root) else Path(environ.get("HOME") or Path.home()) / ".cache"
-    return base / "hvdtrain" / "horovod"
+    return cache_root(environ) / "horovod"
 
 
 def _is_kept(name: str) -> bool:

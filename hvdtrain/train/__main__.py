@@ -89,6 +89,7 @@ def describe_environment(job: Any, world: World) -> None:
                 "tensorflow": tf.__version__,
                 "keras": keras.__version__,
                 "strategy": job.plan.strategy,
+                "reduction": world.reduction,
                 "warnings": list(job.plan.warnings),
                 "ranks": ranks,
             },

@@ -1,4 +1,4 @@
-"""How ranks talk: the few collectives hvdtrain needs, over Horovod or with nobody.
+"""How ranks talk: the few collectives hvdtrain needs, over Horovod, through shared memory, or with nobody.
 
 The solo case is not special anywhere else: code above this module always calls a Comm.
 Objects travel as JSON, never pickled.
@@ -7,11 +7,13 @@ Objects travel as JSON, never pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+
+from hvdtrain.train.node_mean import NodeMean, leave
 
 
 class Comm(Protocol):
@@ -76,18 +78,24 @@ class HorovodComm:
 
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
+        self.node_mean: NodeMean | None = None
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self.local_rank: int = hvd.local_rank()
         self.local_size: int = hvd.local_size()
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-        """Return the mean of each tensor over all ranks, packed into one buffer per dtype."""
-        return on_flat_buffers(tensors, lambda flat: self._allreduce(flat, name))
+        """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
+        if self.size == 1:
+            return list(tensors)
+        return by_dtype(tensors, lambda group: self._average_group(group, name))
+
+    def _average_group(self, group: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        if self.node_mean and self.node_mean.takes(group, name):
+            return self.node_mean.mean(group, name)
+        return on_flat_buffer(group, lambda flat: self._allreduce(flat, name))
 
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
-        if self.size == 1:
-            return flat
         return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
 
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
@@ -113,6 +121,8 @@ class HorovodComm:
 
     def shutdown(self) -> None:
         """Leave Horovod's world."""
+        if self.node_mean:
+            leave()
         self._hvd.shutdown()
 
     @staticmethod
@@ -123,21 +133,27 @@ class HorovodComm:
         return _unpack(collective(tf.constant(flat)).numpy().tobytes(), arrays)
 
 
-def on_flat_buffers(tensors: Sequence[tf.Tensor], collective: Any) -> list[tf.Tensor]:
-    """Pack tensors of static shape into one flat tensor per dtype, apply `collective` to each, unpack.
+def by_dtype(
+    tensors: Sequence[tf.Tensor], collective: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
+) -> list[tf.Tensor]:
+    """Apply `collective` to the tensors of each dtype together, in an order that is the same on every rank."""
+    results: dict[int, tf.Tensor] = {}
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=lambda dtype: dtype.name):
+        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        results |= zip(places, collective([tensors[i] for i in places]), strict=True)
+    return [results[i] for i in range(len(tensors))]
+
+
+def on_flat_buffer(group: Sequence[tf.Tensor], collective: Callable[[tf.Tensor], tf.Tensor]) -> list[tf.Tensor]:
+    """Pack tensors of static shape and one dtype into one flat tensor, apply `collective`, unpack.
 
     One tensor is one negotiation between ranks, and its order is fixed, so sums are reproducible.
     """
-    results: list[tf.Tensor | None] = [None] * len(tensors)
-    for dtype in sorted({tensor.dtype for tensor in tensors}, key=lambda dtype: dtype.name):
-        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        group = [tensors[i] for i in places]
-        flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in group], 0) if len(group) > 1 else group[0]
-        reduced = collective(flat)
-        parts = tf.split(reduced, [tensor.shape.num_elements() for tensor in group]) if len(group) > 1 else [reduced]
-        for place, tensor, part in zip(places, group, parts, strict=True):
-            results[place] = tf.reshape(part, tensor.shape)
-    return [result for result in results if result is not None]
+    if len(group) == 1:
+        return [collective(group[0])]
+    reduced = collective(tf.concat([tf.reshape(tensor, [-1]) for tensor in group], 0))
+    parts = tf.split(reduced, [tensor.shape.num_elements() for tensor in group])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, group, strict=True)]
 
 
 def _unpack(data: bytes, like: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Everything that leans on the inside of Keras 3, in one place, so that other versions can follow."""
+"""Everything that leans on the inside of Keras 3 or TensorFlow, in one place, so that other versions can follow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import api_export
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.eager import context
 
 
 def register_as(cls: type, original: type) -> None:
@@ -83,3 +85,19 @@ def unique(variables: list[keras.Variable]) -> list[keras.Variable]:
 def raw(variable: keras.Variable) -> Any:
     """Return the `tf.Variable` inside a Keras variable, read without an autocast."""
     return variable._value if hasattr(variable, "_value") else variable.value
+
+
+def stop_spinning() -> None:
+    """Let TensorFlow's idle threads sleep at once. Has no effect after TensorFlow's first operation.
+
+    The option is public in the graph mode of TensorFlow 1 alone (`tf.compat.v1.ConfigProto`).
+    """
+    state = context.context()
+    config = state._config or config_pb2.ConfigProto()
+    config.experimental.disable_thread_spinning = True
+    state._config = config
+
+
+def is_spinning_stopped() -> bool:
+    """Tell whether `stop_spinning` reached the options that TensorFlow starts with."""
+    return bool(context.context().config.experimental.disable_thread_spinning)

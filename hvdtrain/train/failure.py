@@ -35,7 +35,8 @@ def is_echo(error: BaseException) -> bool:
     if isinstance(error, PeerFailedError):
         return True
     text = str(error)
-    return "HorovodInternalError" in names or "Horovod has been shut down" in text or "HorovodAllreduce" in text
+    echoes = ("Horovod has been shut down", "HorovodAllreduce", "wait for its gradients in vain")
+    return "HorovodInternalError" in names or any(echo in text for echo in echoes)
 
 
 def fail(error: BaseException, *, rank: int, record: Path | None, console: TextIO | None = None) -> None:
@@ -61,7 +62,15 @@ def fail(error: BaseException, *, rank: int, record: Path | None, console: TextI
         print(text, file=console, flush=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    _leave_node()
     os._exit(code)
+
+
+def _leave_node() -> None:
+    """Let ranks that wait in shared memory go; a launcher may be slow to end them, or not do it at all."""
+    node_mean = sys.modules.get("hvdtrain.train.node_mean")
+    if node_mean is not None:
+        node_mean.leave()
 
 
 def exit_code(error: BaseException) -> int:
@@ -135,6 +144,7 @@ def install_excepthook(rank: int) -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
+            _leave_node()
             os._exit(int(ExitCode.INTERRUPTED))
         fail(error.with_traceback(trace), rank=rank, record=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class World:
         host: This node's name.
         cores: Cores this process is bound to.
         gpu: Index of its GPU, or None.
+        reduction: How gradients travel, in words.
         comm: The collectives.
     """
 
@@ -34,6 +35,7 @@ class World:
     host: str
     cores: tuple[int, ...]
     gpu: int | None
+    reduction: str
     comm: Any = field(repr=False)
 
     @property
@@ -66,6 +68,7 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> Worl
     devices.set_threads(len(cores), environ)
     # A single process keeps all GPUs: MirroredStrategy uses them together.
     gpu = devices.claim_gpu(comm.local_rank, comm.local_size) if info.size > 1 else None
+    reduction = _join_node(comm, cores, environ, has_gpu=gpu is not None) if info.size > 1 else "one process"
     return World(
         rank=comm.rank,
         size=comm.size,
@@ -74,6 +77,7 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> Worl
         host=socket.gethostname(),
         cores=tuple(cores),
         gpu=gpu,
+        reduction=reduction,
         comm=comm,
     )
 
@@ -136,3 +140,11 @@ def _horovod(info: RankInfo) -> Any:
     hvd.init()
     devices.step_back(devices.threads() - before)
     return HorovodComm(hvd)
+
+
+def _join_node(comm: Any, cores: Sequence[int], environ: Mapping[str, str], *, has_gpu: bool) -> str:
+    """Let gradients go through shared memory if all ranks can; return how they travel."""
+    from hvdtrain.train import node_mean
+
+    comm.node_mean, reason = node_mean.join(comm, cores, environ, has_gpu=has_gpu)
+    return f"Horovod: {reason}" if reason else "shared memory"

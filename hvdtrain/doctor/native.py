@@ -1,0 +1,61 @@
+"""Compile the operation that averages gradients inside one machine. Optional: without it Horovod does all of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from hvdtrain.cache import cache_root
+from hvdtrain.doctor.diagnose import diagnose
+from hvdtrain.doctor.progress import Progress, interruptible, run_logged
+from hvdtrain.doctor.survey import Survey
+from hvdtrain.native import SOURCE, library_path
+
+# Not -march=native: one cache often serves nodes of different age.
+OPTIONS = ("-O3", "-shared", "-fPIC", "-w")
+# One rank's mean is its own value: proves that this TensorFlow loads the library and finds the operation.
+PROOF = """
+import sys, tensorflow as tf
+node_mean = tf.load_op_library(sys.argv[1]).hvdtrain_node_mean
+mean, = node_mean(tensors=[tf.constant([1.5])], segment=sys.argv[2], rank=0, size=1, spin_us=0)
+sys.exit(float(mean[0]) != 1.5)
+"""
+
+
+def build_node_mean(survey: Survey, environ: Mapping[str, str], progress: Progress, *, is_forced: bool) -> Path | None:
+    """Return the library, compiled for this TensorFlow if it is not there; None, and said why, if that fails."""
+    library = library_path(str(survey.tensorflow["version"]), environ)
+    if library.exists() and not is_forced:
+        return library
+    compiler = survey.tools.get("c++")
+    if compiler is None:
+        progress.say("no C++ compiler: ranks of one machine will average gradients through Horovod, which is slower")
+        return None
+    log = cache_root(environ) / "native" / "build.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    progress.begin("compiling the shared-memory mean")
+    with interruptible(), tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as scratch:
+        made = Path(scratch, library.name)
+        steps = (
+            [compiler, *OPTIONS, str(SOURCE), "-o", str(made), *flags(survey)],
+            [sys.executable, "-c", PROOF, str(made), f"/dev/shm/hvdtrain-proof-{os.getpid()}"],
+        )
+        for step in steps:
+            if run_logged(step, log=log, environ=environ, cwd=None, progress=progress):
+                progress.say(
+                    "the shared-memory mean does not build here, so gradients will go through Horovod\n"
+                    f"{diagnose(log.read_text(errors='replace'))}\nlog:   {log}"
+                )
+                return None
+        made.replace(library)
+    progress.end()
+    return library
+
+
+def flags(survey: Survey) -> list[str]:
+    """Return TensorFlow's own flags for operations that are compiled outside it."""
+    return [*survey.tensorflow["compile_flags"], *survey.tensorflow["link_flags"]]

@@ -1,0 +1,292 @@
+// HvdtrainNodeMean: the mean of tensors over the ranks of one machine, through shared memory, inside a training step.
+//
+// All ranks map one file in /dev/shm: a header, one part for each rank, and one for the result. A collective is
+//
+//     write your tensors into your part;  meet;  add up your share of the elements, over all parts in the order of
+//     the ranks;  meet;  copy the whole result out.
+//
+// The order of the additions never changes, so all ranks get the same bits in every run. Who comes early looks at the
+// meeting's counter for a while, then sleeps on it (futex(2)) and leaves its core to those that still compute.
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace {
+
+using tensorflow::OpInputList;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::shape_inference::InferenceContext;
+
+constexpr int kMaxRanks = 1024;
+constexpr int64_t kBlock = 4096;         // elements summed at a time, so that sums stay in the nearest cache
+constexpr size_t kAlignment = 64;        // bytes of a cache line
+constexpr int kPausesPerClock = 32;      // looks at the counter between two looks at the clock
+constexpr int64_t kPatienceSeconds = 60;  // of waiting, before somebody is told for whom
+
+// What the ranks share besides their data; a new file is all zeros, which is how it begins.
+struct Header {
+  alignas(kAlignment) std::atomic<uint32_t> arrivals;   // at all meetings so far
+  alignas(kAlignment) std::atomic<uint32_t> meetings;   // that are over; early ranks sleep on it
+  alignas(kAlignment) std::atomic<uint32_t> sleepers;
+  alignas(kAlignment) std::atomic<uint32_t> gone;       // 1 + a rank that has left for good
+  alignas(kAlignment) std::atomic<uint32_t> attended[kMaxRanks];  // meetings a rank has come to
+};
+static_assert(std::atomic<uint32_t>::is_always_lock_free, "processes share these counters");
+
+int64_t Microseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1000000} + now.tv_nsec / 1000;
+}
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void Futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* patience) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, patience, nullptr, 0);
+}
+
+// The memory that the ranks share for tensors of one total size.
+class Segment {
+ public:
+  Segment(const std::string& path, int rank, int size, int spin_us, size_t bytes)
+      : path_(path), rank_(rank), size_(size), spin_us_(spin_us) {
+    stride_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+  absl::Status Open() {
+    const size_t total = sizeof(Header) + stride_ * (size_ + 1);
+    const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0) return absl::InternalError(path_ + ": " + strerror(errno));
+    // Reserve the memory now: a full /dev/shm would otherwise kill the process at some later write.
+    const int problem = posix_fallocate(file, 0, total);
+    void* memory = problem ? MAP_FAILED : mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    const int error = problem ? problem : errno;
+    close(file);
+    if (memory == MAP_FAILED) {
+      return absl::ResourceExhaustedError(path_ + ": " + std::to_string(total) + " bytes of shared memory: " +
+                                          strerror(error) + "; set horovod.reduction: horovod");
+    }
+    header_ = static_cast<Header*>(memory);
+    parts_ = static_cast<char*>(memory) + sizeof(Header);
+    const absl::Status met = Meet();
+    if (rank_ == 0) unlink(path_.c_str());  // everybody has it; nothing is left behind, however the ranks end
+    return met;
+  }
+
+  template <typename T>
+  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * rank); }
+
+  template <typename T>
+  T* Result() const { return Part<T>(size_); }
+
+  // Return when all ranks have come here.
+  absl::Status Meet() {
+    const uint32_t before = header_->meetings.load();
+    header_->attended[rank_].fetch_add(1);
+    if (header_->arrivals.fetch_add(1) + 1 == (before + 1) * static_cast<uint32_t>(size_)) {
+      header_->meetings.store(before + 1);
+      if (header_->sleepers.load() != 0) Futex(&header_->meetings, FUTEX_WAKE, INT32_MAX, nullptr);
+      return absl::OkStatus();
+    }
+    return IsOverSoon(before) ? absl::OkStatus() : Sleep(before);
+  }
+
+  // Tell those who wait, now or later, that this rank does not come any more.
+  void Leave() {
+    header_->gone.store(rank_ + 1);
+    Futex(&header_->meetings, FUTEX_WAKE, INT32_MAX, nullptr);
+  }
+
+  std::mutex mutex;  // one collective at a time
+
+ private:
+  bool IsOverSoon(uint32_t before) const {
+    if (spin_us_ == 0) return false;
+    const int64_t end = Microseconds() + spin_us_;
+    do {
+      for (int look = 0; look < kPausesPerClock; ++look) {
+        if (header_->meetings.load() != before) return true;
+        Pause();
+      }
+    } while (Microseconds() < end);
+    return false;
+  }
+
+  absl::Status Sleep(uint32_t before) {
+    const int64_t began = Microseconds();
+    int64_t told_s = 0;
+    header_->sleepers.fetch_add(1);
+    while (header_->meetings.load() == before && header_->gone.load() == 0) {
+      const timespec second{1, 0};  // not for ever: Leave may come between the look above and the sleep
+      Futex(&header_->meetings, FUTEX_WAIT, before, &second);
+      const int64_t waited_s = (Microseconds() - began) / 1000000;
+      if (waited_s - told_s >= kPatienceSeconds) {
+        told_s = waited_s;
+        fprintf(stderr, "hvdtrain: rank %d has waited %lld s for the gradients of rank%s\n", rank_,
+                static_cast<long long>(waited_s), Missing().c_str());
+      }
+    }
+    header_->sleepers.fetch_sub(1);
+    if (header_->meetings.load() != before) return absl::OkStatus();
+    return absl::AbortedError("rank " + std::to_string(header_->gone.load() - 1) +
+                              " has left, and the others wait for its gradients in vain");
+  }
+
+  // " 1", or "s 1, 3": who has not come to the meeting this rank waits in.
+  std::string Missing() const {
+    std::string names;
+    int count = 0;
+    for (int rank = 0; rank < size_; ++rank) {
+      if (header_->attended[rank].load() == header_->attended[rank_].load()) continue;
+      names += (count++ ? ", " : " ") + std::to_string(rank);
+    }
+    return (count == 1 ? "" : "s") + names;
+  }
+
+  const std::string path_;
+  const int rank_, size_, spin_us_;
+  size_t stride_;
+  Header* header_ = nullptr;
+  char* parts_ = nullptr;
+};
+
+// The segments of this process. They live as long as it does, so a function that is traced again finds its own.
+std::mutex segments_mutex;
+std::map<std::string, std::unique_ptr<Segment>>& Segments() {
+  static auto* segments = new std::map<std::string, std::unique_ptr<Segment>>;
+  return *segments;
+}
+
+// Small types are added in float.
+template <typename T> struct Sum { using Type = float; };
+template <> struct Sum<double> { using Type = double; };
+
+template <typename T>
+class NodeMeanOp : public OpKernel {
+ public:
+  explicit NodeMeanOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("segment", &path_));
+    OP_REQUIRES_OK(context, context->GetAttr("rank", &rank_));
+    OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
+    OP_REQUIRES_OK(context, context->GetAttr("spin_us", &spin_us_));
+    OP_REQUIRES(context, 0 <= rank_ && rank_ < size_ && size_ <= kMaxRanks,
+                absl::InvalidArgumentError("rank and size do not fit"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    OpInputList tensors;
+    OP_REQUIRES_OK(context, context->input_list("tensors", &tensors));
+    int64_t total = 0;
+    for (const Tensor& tensor : tensors) total += tensor.NumElements();
+    Segment* segment = nullptr;
+    OP_REQUIRES_OK(context, Find(total, &segment));
+    std::lock_guard<std::mutex> lock(segment->mutex);
+    T* mine = segment->Part<T>(rank_);
+    for (const Tensor& tensor : tensors) {
+      memcpy(mine, tensor.data(), tensor.NumElements() * sizeof(T));
+      mine += tensor.NumElements();
+    }
+    OP_REQUIRES_OK(context, segment->Meet());
+    AddUp(*segment, total * rank_ / size_, total * (rank_ + 1) / size_);
+    OP_REQUIRES_OK(context, segment->Meet());
+    const T* result = segment->Result<T>();
+    for (int i = 0; i < tensors.size(); ++i) {
+      Tensor* mean = nullptr;
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({i}, i, tensors[i].shape(), &mean));
+      memcpy(mean->data(), result, mean->NumElements() * sizeof(T));
+      result += mean->NumElements();
+    }
+  }
+
+ private:
+  absl::Status Find(int64_t total, Segment** found) {
+    std::lock_guard<std::mutex> lock(segments_mutex);
+    auto& place = Segments()[path_];
+    if (!place) {
+      auto segment = std::make_unique<Segment>(path_, rank_, size_, spin_us_, total * sizeof(T));
+      TF_RETURN_IF_ERROR(segment->Open());
+      place = std::move(segment);
+    }
+    *found = place.get();
+    return absl::OkStatus();
+  }
+
+  void AddUp(const Segment& segment, int64_t begin, int64_t end) const {
+    using S = typename Sum<T>::Type;
+    const S scale = S(1) / S(size_);
+    S sum[kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t count = std::min(kBlock, end - at);
+      const T* first = segment.Part<T>(0) + at;
+      for (int64_t k = 0; k < count; ++k) sum[k] = static_cast<S>(first[k]);
+      for (int rank = 1; rank < size_; ++rank) {
+        const T* part = segment.Part<T>(rank) + at;
+        for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<S>(part[k]);
+      }
+      T* result = segment.Result<T>() + at;
+      for (int64_t k = 0; k < count; ++k) result[k] = static_cast<T>(sum[k] * scale);
+    }
+  }
+
+  std::string path_;
+  int rank_ = 0, size_ = 1, spin_us_ = 0;
+};
+
+REGISTER_OP("HvdtrainNodeMean")
+    .Input("tensors: N * T")
+    .Output("means: N * T")
+    .Attr("N: int >= 1")
+    .Attr("T: {float, double, half, bfloat16}")
+    .Attr("segment: string")
+    .Attr("rank: int")
+    .Attr("size: int")
+    .Attr("spin_us: int")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* context) {
+      for (int i = 0; i < context->num_inputs(); ++i) context->set_output(i, context->input(i));
+      return absl::OkStatus();
+    });
+
+#define REGISTER(T) \
+  REGISTER_KERNEL_BUILDER(Name("HvdtrainNodeMean").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), NodeMeanOp<T>)
+REGISTER(float);
+REGISTER(double);
+REGISTER(Eigen::half);
+REGISTER(Eigen::bfloat16);
+
+}  // namespace
+
+// Called from Python when this process ends.
+extern "C" void hvdtrain_node_leave() {
+  std::lock_guard<std::mutex> lock(segments_mutex);
+  for (auto& [path, segment] : Segments()) {
+    if (segment) segment->Leave();
+  }
+}
