@@ -214,6 +214,10 @@ class HorovodConfig(Section):
     fusion_threshold_mb: NonNegativeFloat | Auto = Field(
         "auto", description="Size of the buffer in which small tensors travel together."
     )
+    reduction: Literal["auto", "shared_memory", "horovod"] = Field(
+        "auto",
+        description="How gradients are averaged; auto: in shared memory if all ranks are on one machine, else Horovod.",
+    )
     compression: Literal["none"] = Field("none", description="Gradient compression; only none in this release.")
 
 

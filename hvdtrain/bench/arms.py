@@ -29,6 +29,7 @@ class Arm:
         launch: `product`, `default` or `alone`.
         text: What it is, for readers.
         changes: NAME=VALUE on top of the product's environment.
+        has_global_batch: Whether its process takes the batch of all ranks together.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Arm:
     launch: str
     text: str
     changes: tuple[str, ...] = ()
+    has_global_batch: bool = False
 
 
 ARMS = {
@@ -45,7 +47,11 @@ ARMS = {
         Arm("hand-written", "hand-written", "product", "a tf.function loop with Horovod, launched the same way"),
         Arm("ceiling", "ceiling", "product", "plain Keras fit, as many pinned processes, no communication"),
         Arm("default", "hand-written", "default", "the hand-written loop under plain mpirun, no settings"),
-        Arm("one process", "one process", "alone", "plain Keras fit, one process on all cores, the same global batch"),
+        Arm("one process", "one process", "alone", "plain Keras fit, one process on all cores, batch as on one rank"),
+        Arm(
+            "one process at global batch", "one process", "alone", "the same with the batch of all ranks together",
+            has_global_batch=True,
+        ),
     )
 }
 AGAIN = dataclasses.replace(ARMS["hvdtrain"], name="hvdtrain again", text="the first arm once more (A/A control)")

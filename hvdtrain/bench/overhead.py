@@ -168,7 +168,7 @@ def throughput_launch(
         kind=arm.kind,
         models=models,
         seconds=seconds,
-        batch_size=options.batch_size * (options.ranks if is_alone else 1),
+        batch_size=options.batch_size * (options.ranks if arm.has_global_batch else 1),
         steps_per_execution=options.steps_per_execution,
         num_ranks=1 if is_alone else options.ranks,
         directory="",

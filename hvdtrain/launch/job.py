@@ -55,6 +55,9 @@ def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> 
         user_env.append(
             Setting((f"HOROVOD_FUSION_THRESHOLD={int(horovod * 2**20)}",), "horovod.fusion_threshold_mb, in bytes")
         )
+    reduction = plan.config["horovod"]["reduction"]
+    if reduction != "auto":
+        user_env.append(Setting((f"HVDTRAIN_REDUCTION={reduction}",), "horovod.reduction"))
     return Script(
         title=f"{plan.name}: {_who(plan, launcher.title)}",
         origin=" ".join(["hvdtrain render", config_path, *options]),

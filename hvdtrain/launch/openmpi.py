@@ -28,6 +28,13 @@ class OpenMpi5Launcher:
                 "each worker takes its own share of the cores, the same way under every launcher",
             ),
         ]
+        if request.num_ranks > 1:
+            settings.append(
+                Setting(
+                    ("--mca", "btl", "^ofi"),
+                    "ranks of one machine have no use for it, and leaving it aside costs every start a sleep of 1 s",
+                )
+            )
         if request.num_ranks > request.num_cores:
             settings.append(
                 Setting(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hvdtrain.errors import HvdtrainError, OutOfSyncError
 from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
-from hvdtrain.train.comm import Comm, on_flat_buffers
+from hvdtrain.train.comm import Comm, by_dtype, on_flat_buffer
 from hvdtrain.train.compat import seed_states, to_array
 from hvdtrain.train.data import EpochBatches, check_same_everywhere, evaluation_batches, shard
 from hvdtrain.train.optimizer import distribute
@@ -180,7 +180,7 @@ def case_flat_buffers(comm: Comm, folder: Path) -> dict:
     """Mixed dtypes and shapes keep their places; None passes through an optimizer."""
     tensors = [tf.fill((2, 3), float(comm.rank)), tf.constant([comm.rank], tf.float64), tf.constant(2.0 * comm.rank)]
     mean = [np.asarray(t).reshape(-1)[0].item() for t in comm.average(tensors, "flat")]
-    same = on_flat_buffers(tensors, lambda flat: flat)
+    same = by_dtype(tensors, lambda group: on_flat_buffer(group, lambda flat: flat))
     optimizer = distribute(keras.optimizers.SGD(1.0), comm)
     variables = [keras.Variable([1.0]), keras.Variable([1.0])]
     optimizer.build(variables)

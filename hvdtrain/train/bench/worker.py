@@ -49,6 +49,7 @@ def wake(task: Task, info: RankInfo) -> Train:
         return _wake_hand_written(info)
     if task.kind == "ceiling":
         bind(info)
+        devices.set_threads(len(os.sched_getaffinity(0)), os.environ)
         comm = None
     else:
         from hvdtrain.train.world import wake_up
