@@ -22,8 +22,9 @@ OPTIMIZERS = (
 class Results:
     """What the ranks of one world returned, case by case."""
 
-    def __init__(self, size: int, by_rank: list[dict], log: str) -> None:
+    def __init__(self, size: int, reduction: str, by_rank: list[dict], log: str) -> None:
         self.size = size
+        self.reduction = reduction
         self._by_rank = by_rank
         self._log = log
 
@@ -36,7 +37,7 @@ class Results:
         return [results[case]["value"] for results in self._by_rank]
 
 
-def run_cases(folder: Path, size: int) -> Results:
+def run_cases(folder: Path, size: int, reduction: str) -> Results:
     facts = gather_facts()
     assert facts.mpi is not None
     request = LaunchRequest(size, facts.num_cores or size)
@@ -44,6 +45,7 @@ def run_cases(folder: Path, size: int) -> Results:
     settings = [*worker_environment(size, 1, 0.1), *launcher.environment(request)]
     environ = {**os.environ, "PATH": search_path(), "PYTHONPATH": str(PROJECT)}
     environ |= dict(setting.tokens[0].split("=", 1) for setting in settings)
+    environ["HVDTRAIN_REDUCTION"] = reduction
     tokens = [token for setting in launcher.tokens(request) for token in setting.tokens]
     command = [*tokens, sys.executable, "-m", "tests.ranks.run_cases", str(folder)]
     log = folder / "log.txt"
@@ -51,12 +53,15 @@ def run_cases(folder: Path, size: int) -> Results:
         subprocess.run(command, env=environ, stdout=file, stderr=file, timeout=TIMEOUT_S, check=False)
     files = [folder / f"rank_{rank}.json" for rank in range(size)]
     by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-    return Results(size, by_rank, log.read_text(errors="replace"))
+    return Results(size, reduction, by_rank, log.read_text(errors="replace"))
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["2ranks", "4ranks"])
+WORLDS = {"2ranks": (2, "shared_memory"), "4ranks": (4, "shared_memory"), "3ranks-horovod": (3, "horovod")}
+
+
+@pytest.fixture(scope="module", params=WORLDS)
 def results(request, tmp_path_factory, require_horovod) -> Results:
-    return run_cases(tmp_path_factory.mktemp(f"ranks_{request.param}"), request.param)
+    return run_cases(tmp_path_factory.mktemp(request.param), *WORLDS[request.param])
 
 
 def all_equal(values: list) -> bool:
@@ -103,6 +108,21 @@ def test_flat_buffers_keep_dtypes_shapes_and_none(results):
     mean = (results.size - 1) / 2
     for value in results.of("flat_buffers"):
         assert value == {"mean": [mean, mean, 2 * mean], "shapes": [[2, 3], [1], []], "none": True, "gradient": mean}
+
+
+def test_both_ways_of_averaging_agree(results):
+    values = results.of("reduction")
+    for value in values:
+        assert value["shared"] == (results.reduction == "shared_memory")
+        assert value["mean"] == pytest.approx(0.1 * (results.size + 1) / 2, rel=1e-6)
+        assert value["worst"] < 1e-7
+    assert all_equal([value["bits"] for value in values])
+
+
+def test_a_rank_that_traces_again_alone_still_meets_the_others(results):
+    values = results.of("retraced_on_one_rank")
+    steps = 2 * 3 + 2 * (3 * (results.size - 1) + 5) / results.size
+    assert values == [pytest.approx(steps)] * results.size
 
 
 def test_shards_are_disjoint_and_cover_in_equal_steps(results):

@@ -59,6 +59,7 @@ def judge(survey: Survey) -> list[Finding]:
         judge_horovod(survey),
         judge_build(survey),
         judge_libmpi(survey),
+        judge_node_mean(survey),
         judge_gpus(survey),
         judge_ranks(survey),
         judge_cores(survey),
@@ -233,6 +234,16 @@ def judge_libmpi(survey: Survey) -> Finding | None:
         cause = "more than one MPI library is loaded at once"
         return Finding("libmpi", "error", _shown(by_horovod), cause, _rebuild(survey))
     return Finding("libmpi", "ok", f"Horovod and mpi4py both use {_shown(by_horovod)}")
+
+
+def judge_node_mean(survey: Survey) -> Finding | None:
+    """Check that ranks of one machine can average gradients without Horovod's detour; says nothing about no TF."""
+    if "error" in survey.tensorflow:
+        return None
+    if survey.has_node_mean:
+        return Finding("shared-memory mean", "ok", "built for this TensorFlow")
+    cause = "ranks of one machine average gradients through Horovod, which is slower for small models"
+    return Finding("shared-memory mean", "warning", "not built", cause, BUILD_HOROVOD)
 
 
 def judge_gpus(survey: Survey) -> Finding:

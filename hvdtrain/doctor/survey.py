@@ -16,6 +16,7 @@ from hvdtrain.doctor.probe import STACK
 from hvdtrain.doctor.ranks import RankStart, start_ranks
 from hvdtrain.doctor.run_probe import run_probe
 from hvdtrain.facts import gather_facts, search_path
+from hvdtrain.native import library_path
 
 PACKAGES = (
     "tensorflow",
@@ -51,6 +52,7 @@ class Survey:
         mpi: The MPI that starts ranks; None without one.
         ranks: What a start of 2 ranks showed; None if it was not tried.
         tools: Paths of the build tools that exist.
+        has_node_mean: Whether the shared-memory mean is built for this TensorFlow.
         num_gpus: NVIDIA devices of this machine that are visible.
         num_cores: Cores this process may use.
         variables: Environment variables that change what is found.
@@ -66,6 +68,7 @@ class Survey:
     mpi: Mpi | None
     ranks: RankStart | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
+    has_node_mean: bool = False
     num_gpus: int = 0
     num_cores: int = 1
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +82,7 @@ def take_survey(*, with_ranks: bool) -> Survey:
     num_cores = facts.num_cores or 1
     ranks = start_ranks(mpi, environ=environ, num_cores=num_cores) if mpi and with_ranks else None
     stack = stack_of(ranks) or probed_stack(environ)
+    tensorflow = str(stack["tensorflow"].get("version"))
     return Survey(
         python=platform.python_version(),
         executable=sys.executable,
@@ -88,6 +92,7 @@ def take_survey(*, with_ranks: bool) -> Survey:
         mpi=mpi,
         ranks=ranks,
         tools=found_tools(),
+        has_node_mean=library_path(tensorflow, os.environ).exists(),
         num_gpus=facts.num_gpus,
         num_cores=num_cores,
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},

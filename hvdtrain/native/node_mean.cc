@@ -39,10 +39,9 @@ using tensorflow::Tensor;
 using tensorflow::shape_inference::InferenceContext;
 
 constexpr int kMaxRanks = 1024;
-constexpr int64_t kBlock = 4096;         // elements summed at a time, so that sums stay in the nearest cache
-constexpr size_t kAlignment = 64;        // bytes of a cache line
-constexpr int kPausesPerClock = 32;      // looks at the counter between two looks at the clock
-constexpr int64_t kPatienceSeconds = 60;  // of waiting, before somebody is told for whom
+constexpr int64_t kBlock = 4096;        // elements summed at a time, so that sums stay in the nearest cache
+constexpr size_t kAlignment = 64;       // bytes of a cache line
+constexpr int kPausesPerClock = 32;     // looks at the counter between two looks at the clock
 
 // What the ranks share besides their data; a new file is all zeros, which is how it begins.
 struct Header {
@@ -72,16 +71,21 @@ void Futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const tim
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(word), operation, value, patience, nullptr, 0);
 }
 
+// Who shares, and how this rank waits for the others.
+struct Ranks {
+  int rank = 0, size = 1;
+  int spin_us = 0;      // look this long before sleeping
+  int patience_s = 60;  // sleep this long before saying for whom
+};
+
 // The memory that the ranks share for tensors of one total size.
 class Segment {
  public:
-  Segment(const std::string& path, int rank, int size, int spin_us, size_t bytes)
-      : path_(path), rank_(rank), size_(size), spin_us_(spin_us) {
-    stride_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  }
+  Segment(const std::string& path, const Ranks& ranks, size_t bytes)
+      : path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
 
   absl::Status Open() {
-    const size_t total = sizeof(Header) + stride_ * (size_ + 1);
+    const size_t total = sizeof(Header) + stride_ * (ranks_.size + 1);
     const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) return absl::InternalError(path_ + ": " + strerror(errno));
     // Reserve the memory now: a full /dev/shm would otherwise kill the process at some later write.
@@ -96,7 +100,7 @@ class Segment {
     header_ = static_cast<Header*>(memory);
     parts_ = static_cast<char*>(memory) + sizeof(Header);
     const absl::Status met = Meet();
-    if (rank_ == 0) unlink(path_.c_str());  // everybody has it; nothing is left behind, however the ranks end
+    if (ranks_.rank == 0) unlink(path_.c_str());  // everybody has it; nothing is left behind, however the ranks end
     return met;
   }
 
@@ -104,13 +108,13 @@ class Segment {
   T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * rank); }
 
   template <typename T>
-  T* Result() const { return Part<T>(size_); }
+  T* Result() const { return Part<T>(ranks_.size); }
 
   // Return when all ranks have come here.
   absl::Status Meet() {
     const uint32_t before = header_->meetings.load();
-    header_->attended[rank_].fetch_add(1);
-    if (header_->arrivals.fetch_add(1) + 1 == (before + 1) * static_cast<uint32_t>(size_)) {
+    header_->attended[ranks_.rank].fetch_add(1);
+    if (header_->arrivals.fetch_add(1) + 1 == (before + 1) * static_cast<uint32_t>(ranks_.size)) {
       header_->meetings.store(before + 1);
       if (header_->sleepers.load() != 0) Futex(&header_->meetings, FUTEX_WAKE, INT32_MAX, nullptr);
       return absl::OkStatus();
@@ -120,7 +124,7 @@ class Segment {
 
   // Tell those who wait, now or later, that this rank does not come any more.
   void Leave() {
-    header_->gone.store(rank_ + 1);
+    header_->gone.store(ranks_.rank + 1);
     Futex(&header_->meetings, FUTEX_WAKE, INT32_MAX, nullptr);
   }
 
@@ -128,8 +132,8 @@ class Segment {
 
  private:
   bool IsOverSoon(uint32_t before) const {
-    if (spin_us_ == 0) return false;
-    const int64_t end = Microseconds() + spin_us_;
+    if (ranks_.spin_us == 0) return false;
+    const int64_t end = Microseconds() + ranks_.spin_us;
     do {
       for (int look = 0; look < kPausesPerClock; ++look) {
         if (header_->meetings.load() != before) return true;
@@ -147,9 +151,9 @@ class Segment {
       const timespec second{1, 0};  // not for ever: Leave may come between the look above and the sleep
       Futex(&header_->meetings, FUTEX_WAIT, before, &second);
       const int64_t waited_s = (Microseconds() - began) / 1000000;
-      if (waited_s - told_s >= kPatienceSeconds) {
+      if (waited_s - told_s >= ranks_.patience_s) {
         told_s = waited_s;
-        fprintf(stderr, "hvdtrain: rank %d has waited %lld s for the gradients of rank%s\n", rank_,
+        fprintf(stderr, "hvdtrain: rank %d has waited %lld s for the gradients of rank%s\n", ranks_.rank,
                 static_cast<long long>(waited_s), Missing().c_str());
       }
     }
@@ -163,16 +167,16 @@ class Segment {
   std::string Missing() const {
     std::string names;
     int count = 0;
-    for (int rank = 0; rank < size_; ++rank) {
-      if (header_->attended[rank].load() == header_->attended[rank_].load()) continue;
+    for (int rank = 0; rank < ranks_.size; ++rank) {
+      if (header_->attended[rank].load() == header_->attended[ranks_.rank].load()) continue;
       names += (count++ ? ", " : " ") + std::to_string(rank);
     }
     return (count == 1 ? "" : "s") + names;
   }
 
   const std::string path_;
-  const int rank_, size_, spin_us_;
-  size_t stride_;
+  const Ranks ranks_;
+  const size_t stride_;
   Header* header_ = nullptr;
   char* parts_ = nullptr;
 };
@@ -193,10 +197,11 @@ class NodeMeanOp : public OpKernel {
  public:
   explicit NodeMeanOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("segment", &path_));
-    OP_REQUIRES_OK(context, context->GetAttr("rank", &rank_));
-    OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
-    OP_REQUIRES_OK(context, context->GetAttr("spin_us", &spin_us_));
-    OP_REQUIRES(context, 0 <= rank_ && rank_ < size_ && size_ <= kMaxRanks,
+    OP_REQUIRES_OK(context, context->GetAttr("rank", &ranks_.rank));
+    OP_REQUIRES_OK(context, context->GetAttr("size", &ranks_.size));
+    OP_REQUIRES_OK(context, context->GetAttr("spin_us", &ranks_.spin_us));
+    OP_REQUIRES_OK(context, context->GetAttr("patience_s", &ranks_.patience_s));
+    OP_REQUIRES(context, 0 <= ranks_.rank && ranks_.rank < ranks_.size && ranks_.size <= kMaxRanks,
                 absl::InvalidArgumentError("rank and size do not fit"));
   }
 
@@ -208,13 +213,13 @@ class NodeMeanOp : public OpKernel {
     Segment* segment = nullptr;
     OP_REQUIRES_OK(context, Find(total, &segment));
     std::lock_guard<std::mutex> lock(segment->mutex);
-    T* mine = segment->Part<T>(rank_);
+    T* mine = segment->Part<T>(ranks_.rank);
     for (const Tensor& tensor : tensors) {
       memcpy(mine, tensor.data(), tensor.NumElements() * sizeof(T));
       mine += tensor.NumElements();
     }
     OP_REQUIRES_OK(context, segment->Meet());
-    AddUp(*segment, total * rank_ / size_, total * (rank_ + 1) / size_);
+    AddUp(*segment, total * ranks_.rank / ranks_.size, total * (ranks_.rank + 1) / ranks_.size);
     OP_REQUIRES_OK(context, segment->Meet());
     const T* result = segment->Result<T>();
     for (int i = 0; i < tensors.size(); ++i) {
@@ -230,7 +235,7 @@ class NodeMeanOp : public OpKernel {
     std::lock_guard<std::mutex> lock(segments_mutex);
     auto& place = Segments()[path_];
     if (!place) {
-      auto segment = std::make_unique<Segment>(path_, rank_, size_, spin_us_, total * sizeof(T));
+      auto segment = std::make_unique<Segment>(path_, ranks_, total * sizeof(T));
       TF_RETURN_IF_ERROR(segment->Open());
       place = std::move(segment);
     }
@@ -240,13 +245,13 @@ class NodeMeanOp : public OpKernel {
 
   void AddUp(const Segment& segment, int64_t begin, int64_t end) const {
     using S = typename Sum<T>::Type;
-    const S scale = S(1) / S(size_);
+    const S scale = S(1) / S(ranks_.size);
     S sum[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
       const int64_t count = std::min(kBlock, end - at);
       const T* first = segment.Part<T>(0) + at;
       for (int64_t k = 0; k < count; ++k) sum[k] = static_cast<S>(first[k]);
-      for (int rank = 1; rank < size_; ++rank) {
+      for (int rank = 1; rank < ranks_.size; ++rank) {
         const T* part = segment.Part<T>(rank) + at;
         for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<S>(part[k]);
       }
@@ -256,7 +261,7 @@ class NodeMeanOp : public OpKernel {
   }
 
   std::string path_;
-  int rank_ = 0, size_ = 1, spin_us_ = 0;
+  Ranks ranks_;
 };
 
 REGISTER_OP("HvdtrainNodeMean")
@@ -268,6 +273,7 @@ REGISTER_OP("HvdtrainNodeMean")
     .Attr("rank: int")
     .Attr("size: int")
     .Attr("spin_us: int")
+    .Attr("patience_s: int = 60")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* context) {
       for (int i = 0; i < context->num_inputs(); ++i) context->set_output(i, context->input(i));

@@ -1,0 +1,132 @@
+"""The shared-memory mean between plain processes: no MPI, no Horovod, so that leaving and waiting can be arranged."""
+
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hvdtrain.doctor.native import build_node_mean
+from hvdtrain.doctor.survey import installed
+from hvdtrain.native import library_path
+from tests.conftest import PROJECT, missing
+from tests.test_doctor import WHOLE
+
+RANK = """
+import ctypes, sys, time
+import numpy as np, tensorflow as tf
+library, segment, rank, size, what = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+operation = tf.load_op_library(library).hvdtrain_node_mean
+
+def mean(*tensors, patience_s=60):
+    return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=0, patience_s=patience_s)
+
+def values(of_rank, dtype):
+    shapes = [(1,), (7, 3), (4096,), (4097,), (33, 1001), (0, 5)]
+    random = np.random.default_rng(of_rank)
+    return [tf.constant(random.normal(size=shape), dtype) for shape in shapes]
+
+def expected(dtype):
+    total = [value.numpy().astype(np.float64 if dtype == "float64" else np.float32) for value in values(0, dtype)]
+    for other in range(1, size):
+        total = [a + b.numpy().astype(a.dtype) for a, b in zip(total, values(other, dtype))]
+    scale = total[0].dtype.type(1) / total[0].dtype.type(size)
+    return [tf.constant(value * scale, dtype).numpy() for value in total]
+
+if what in ("float32", "float64", "float16", "bfloat16"):
+    for repeat in range(50):
+        found = mean(*values(rank, what))
+        assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, expected(what))), repeat
+elif what == "leave":
+    mean(tf.ones(3))
+    if rank == 1:
+        ctypes.CDLL(library).hvdtrain_node_leave()
+    else:
+        mean(tf.ones(3))
+elif what == "late":
+    if rank == 1:
+        time.sleep(4)
+    mean(tf.ones(3), patience_s=1)
+print("done")
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    versions = installed(("tensorflow", "tensorflow-cpu"))
+    path = library_path(next(iter(versions.values()), "none"), os.environ)
+    if not path.exists():
+        missing("horovod", f"{path} is not built")
+    return path
+
+
+def run_ranks(library: Path, size: int, what: str) -> list[subprocess.CompletedProcess]:
+    segment = f"/dev/shm/hvdtrain-test-{uuid.uuid4().hex}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(library), segment, str(rank), str(size), what],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        for rank in range(size)
+    ]
+    ended = []
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        ended.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    assert not Path(segment).exists(), "the file must go as soon as all ranks have it"
+    return ended
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_bits_are_those_of_adding_in_the_order_of_the_ranks(library, dtype):
+    for rank in run_ranks(library, 3, dtype):
+        assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
+
+
+def test_who_waits_for_a_rank_that_left_is_told(library):
+    waiting, left = run_ranks(library, 2, "leave")
+    assert left.stdout == "done\n"
+    assert waiting.returncode != 0
+    assert "rank 1 has left, and the others wait for its gradients in vain" in waiting.stderr
+
+
+def test_a_long_wait_names_the_late_rank(library):
+    waiting, late = run_ranks(library, 2, "late")
+    assert (waiting.stdout, late.stdout) == ("done\n", "done\n")
+    assert "hvdtrain: rank 0 has waited 1 s for the gradients of rank 1\n" in waiting.stderr
+    assert "waited" not in late.stderr
+
+
+class Lines:
+    """A progress display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    begin = note = say
+
+    def tick(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("tools", "words"), [({}, "no C++ compiler"), ({"c++": "/bin/false"}, "does not build here")], ids=["none", "broken"]
+)
+def test_a_build_that_fails_is_said_and_leaves_nothing(tmp_path, tools, words):
+    survey = replace(WHOLE, tools=tools, tensorflow={**WHOLE.tensorflow, "compile_flags": [], "link_flags": []})
+    lines = Lines()
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    assert build_node_mean(survey, environ, lines, is_forced=False) is None
+    assert any(words in line and "through Horovod" in line for line in lines.said)
+    assert not list(tmp_path.rglob("*.so"))
