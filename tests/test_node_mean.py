@@ -1,5 +1,6 @@
 """The shared-memory mean between plain processes: no MPI, no Horovod, so that leaving and waiting can be arranged."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.doctor.native import build_node_mean
+from hvdtrain.doctor.progress import Progress
 from hvdtrain.doctor.survey import installed
 from hvdtrain.native import library_path
 from tests.conftest import PROJECT, missing
@@ -104,29 +106,16 @@ def test_a_long_wait_names_the_late_rank(library):
     assert "waited" not in late.stderr
 
 
-class Lines:
-    """A progress display that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    begin = note = say
-
-    def tick(self) -> None: ...
-
-    def end(self) -> None: ...
-
-
 @pytest.mark.parametrize(
-    ("tools", "words"), [({}, "no C++ compiler"), ({"c++": "/bin/false"}, "does not build here")], ids=["none", "broken"]
+    ("tools", "words"),
+    [({}, "no C++ compiler"), ({"c++": "/bin/false"}, "does not build here")],
+    ids=["none", "broken"],
 )
 def test_a_build_that_fails_is_said_and_leaves_nothing(tmp_path, tools, words):
     survey = replace(WHOLE, tools=tools, tensorflow={**WHOLE.tensorflow, "compile_flags": [], "link_flags": []})
-    lines = Lines()
+    said = io.StringIO()
     environ = {"XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    assert build_node_mean(survey, environ, lines, is_forced=False) is None
-    assert any(words in line and "through Horovod" in line for line in lines.said)
+    assert build_node_mean(survey, environ, Progress(said), is_forced=False) is None
+    assert words in said.getvalue()
+    assert "through Horovod" in said.getvalue()
     assert not list(tmp_path.rglob("*.so"))
