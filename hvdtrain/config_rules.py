@@ -140,12 +140,6 @@ def _optimizer_args(args: dict[str, Any]) -> str | None:
     return f"cannot hold {', '.join(own)}" if own else None
 
 
-def _float32_only(precision: str) -> str | None:
-    if precision == "float32":
-        return None
-    return f"mixed precision comes in a later release; use 'float32'; got {precision!r}"
-
-
 def _whole_epochs_only(every_steps: int | None) -> str | None:
     if every_steps is None:
         return None
@@ -162,7 +156,6 @@ RULES = (
         "training.batch_size_per_replica training.global_batch_size",
         _one_of("batch_size_per_replica", "global_batch_size"),
     ),
-    Rule("training.precision", _float32_only),
     Rule("training.max_minutes", _no_max_minutes),
     Rule("optimizer.momentum optimizer.name", _momentum_fits),
     Rule("optimizer.warmup_epochs optimizer.schedule", _warmup_fits),

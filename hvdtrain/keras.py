@@ -75,10 +75,12 @@ def _require_world() -> World:
 def DistributedOptimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:  # noqa: N802
     """Turn a Keras optimizer into one that averages gradients over all ranks, in place, and return it.
 
-    The name is Horovod's. Averaging comes before clipping, weight decay and moving averages of the optimizer.
+    The name is Horovod's. Averaging comes before clipping, weight decay and moving averages of the optimizer; with
+    gradient accumulation it comes once per update. Under the policy mixed_float16 it returns a LossScaleOptimizer
+    around the given one.
 
     Raises:
-        UserCodeError: Before `init`, for a second wrapping, and for optimizers that scale losses.
+        UserCodeError: Before `init`, for a second wrapping, and inside a LossScaleOptimizer.
     """
     return distribute(optimizer, _require_world().comm)
 

@@ -210,11 +210,21 @@ def _batch_size(config: Config, num_replicas: int) -> tuple[int, str]:
 def _steps_per_epoch(config: Config, num_examples: int, batch: int, num_replicas: int) -> int:
     sharers = 1 if config.data.epoch_splitting == "divide" else num_replicas
     try:
-        return scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=sharers)
+        steps = scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=sharers)
     except PlanError as error:
         given = config.training.batch_size_per_replica is not None
         key = "training.batch_size_per_replica" if given else "training.global_batch_size"
         raise PlanError(Problem(str(error), key)) from error
+    accumulated = config.training.gradient_accumulation_steps
+    if steps < accumulated:
+        raise PlanError(
+            Problem(
+                f"an epoch has {steps} steps, too few for one update of {accumulated} accumulated ones; "
+                f"use at most {steps}",
+                "training.gradient_accumulation_steps",
+            )
+        )
+    return steps - steps % accumulated
 
 
 def _steps_rule(config: Config, num_examples: int, batch: int, world: World) -> str:
@@ -222,7 +232,10 @@ def _steps_rule(config: Config, num_examples: int, batch: int, world: World) -> 
         used, rule = batch, f"divide: each replica sees all {num_examples}, {batch} per step"
     else:
         used, rule = batch * world.num_replicas, f"shard: {num_examples} / {batch * world.num_replicas} per step"
-    dropped = num_examples % used
+    accumulated = config.training.gradient_accumulation_steps
+    if accumulated > 1:
+        rule += f", whole updates of {accumulated}"
+    dropped = num_examples % (used * accumulated)
     return f"{rule}, {dropped} left out each epoch" if dropped else rule
 
 
@@ -231,6 +244,15 @@ def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, st
     training = config.training
     if training.steps is not None:
         epochs = -(-training.steps // steps)
+        accumulated = training.gradient_accumulation_steps
+        if training.steps % accumulated:
+            raise PlanError(
+                Problem(
+                    f"{training.steps} steps end in the middle of an update of {accumulated} accumulated ones; "
+                    f"use a multiple of {accumulated}",
+                    "training.steps",
+                )
+            )
         return epochs, training.steps, f"training.steps {training.steps}, the last epoch may be short"
     epochs = training.epochs or 1
     if config.data.epoch_splitting == "divide":

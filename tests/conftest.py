@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.facts import gather_facts
+from tests.ranks.worlds import WORLDS, Results, run_cases
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).parents[1]
 
 
 def missing(what: str, why: str) -> None:
@@ -29,3 +30,9 @@ def require_horovod() -> None:
 @pytest.fixture
 def project() -> Path:
     return PROJECT
+
+
+@pytest.fixture(scope="session", params=WORLDS)
+def results(request, tmp_path_factory, require_horovod) -> Results:
+    """What every rank of one world returned, case by case."""
+    return run_cases(tmp_path_factory.mktemp(request.param), *WORLDS[request.param])

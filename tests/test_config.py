@@ -84,7 +84,6 @@ def test_allowed(settings):
         ({"training__steps": 5}, "not both; got epochs 2 and steps 5"),
         ({"training__batch_size_per_replica": None}, "batch_size_per_replica or global_batch_size; got neither"),
         ({"training__global_batch_size": 64}, "not both; got batch_size_per_replica 32 and global_batch_size 64"),
-        ({"training__precision": "mixed_float16"}, "mixed precision comes in a later release; use 'float32'"),
         ({"training__max_minutes": 5}, "a time limit is not supported yet"),
         ({"checkpoint__every_steps": 5}, "saving within an epoch is not supported yet"),
         ({"launch__num_ranks": 2, "launch__strategy": "mirrored"}, "num_ranks must be 1 or null; got 2; for several"),

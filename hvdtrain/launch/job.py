@@ -16,7 +16,7 @@ def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float
     settings = [
         Setting(("KERAS_BACKEND=tensorflow",), "Horovod's operations are TensorFlow's"),
         Setting((f"TF_NUM_INTRAOP_THREADS={cores_per_rank}",), f"{threads}: one computing thread on each"),
-        Setting(("TF_NUM_INTEROP_THREADS=2",), "two, so that a gradient can travel while another is computed"),
+        _interop(cores_per_rank),
         Setting((f"OMP_NUM_THREADS={cores_per_rank}",), "the same for OpenMP libraries below NumPy"),
         Setting(("TF_CPP_MIN_LOG_LEVEL=1",), "TensorFlow's start-up notes off, its warnings on"),
         Setting(("PYTHONUNBUFFERED=1",), "a log line is on disk when it was printed"),
@@ -31,6 +31,12 @@ def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float
             )
         )
     return settings
+
+
+def _interop(cores_per_rank: int) -> Setting:
+    if cores_per_rank == 1:
+        return Setting(("TF_NUM_INTEROP_THREADS=1",), "one: a second thread would only take turns on the one core")
+    return Setting(("TF_NUM_INTEROP_THREADS=2",), "two operations at a time, each on all cores of the rank")
 
 
 def _cycle_reason(cores_per_rank: int, cycle_time_ms: float) -> str:

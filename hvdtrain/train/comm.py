@@ -28,6 +28,10 @@ class Comm(Protocol):
         """Return the mean of each tensor over all ranks. Works inside `tf.function`; one collective per dtype."""
         ...
 
+    def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
+        """Return the mean over all ranks of a gradient that names the rows it is for. Works inside `tf.function`."""
+        ...
+
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
         """Return the sum of each array over all ranks, added in float64."""
         ...
@@ -56,6 +60,10 @@ class SoloComm:
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return the tensors as they are."""
         return list(tensors)
+
+    def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
+        """Return the rows, each index once."""
+        return add_equal_rows(rows)
 
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
         """Return the arrays in float64."""
@@ -98,6 +106,16 @@ class HorovodComm:
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
         return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
 
+    def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
+        """Return the mean over ranks: what each rank has is gathered, and equal rows are added."""
+        mine = add_equal_rows(rows)
+        if self.size == 1:
+            return mine
+        # Horovod gathers along the first dimension, and ranks may have different numbers of rows.
+        values = self._hvd.allgather(mine.values / self.size, name=f"hvdtrain.{name}.values")
+        indices = self._hvd.allgather(mine.indices, name=f"hvdtrain.{name}.indices")
+        return add_equal_rows(tf.IndexedSlices(values, indices, mine.dense_shape))
+
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
         """Return the sum of each array over all ranks."""
         return self._packed(
@@ -131,6 +149,14 @@ class HorovodComm:
             return []
         flat = np.concatenate([array.reshape(-1) for array in arrays])
         return _unpack(collective(tf.constant(flat)).numpy().tobytes(), arrays)
+
+
+def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Return the same gradient with each index once, in rising order: its norm is then the gradient's norm."""
+    order = tf.argsort(rows.indices, stable=True)
+    indices, places = tf.unique(tf.gather(rows.indices, order))
+    values = tf.math.unsorted_segment_sum(tf.gather(rows.values, order), places, tf.size(indices))
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
 
 
 def by_dtype(

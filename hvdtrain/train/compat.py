@@ -61,7 +61,13 @@ def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
 
 def steps_taken(model: keras.Model) -> int:
     """Return how often the optimizer was called: with accumulated gradients more often than weights changed."""
-    return int(to_array(model.optimizer._iterations))
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return int(to_array(optimizer._iterations))
+
+
+def accumulators(optimizer: Any) -> list[keras.Variable]:
+    """Return the gradients that wait for their update: each rank's own."""
+    return list(getattr(optimizer, "_accumulated_gradients", None) or [])
 
 
 def to_array(variable: Any) -> np.ndarray:

@@ -119,4 +119,4 @@ def set_threads(num_cores: int, environ: Mapping[str, str]) -> None:
         compat.stop_spinning()
     if "TF_NUM_INTRAOP_THREADS" not in environ:
         tf.config.threading.set_intra_op_parallelism_threads(num_cores)
-        tf.config.threading.set_inter_op_parallelism_threads(2)
+        tf.config.threading.set_inter_op_parallelism_threads(1 if num_cores == 1 else 2)

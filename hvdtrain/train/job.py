@@ -55,6 +55,7 @@ def prepare(job: Job) -> tuple[Data, keras.Model]:
     """Return data and compiled model, checked against each other and the plan. No collective in here."""
     plan = job.plan
     strategy = choose_strategy(plan)
+    keras.mixed_precision.set_dtype_policy(plan.config["training"]["precision"])
     keras.utils.set_random_seed(plan.config["training"]["seed"])
     if plan.config["training"]["deterministic"]:
         tf.config.experimental.enable_op_determinism()
@@ -147,8 +148,9 @@ def make_optimizer(plan: Plan) -> keras.optimizers.Optimizer:
         arguments["momentum"] = config["momentum"]
     if config["clip"] is not None:
         arguments["global_clipnorm"] = config["clip"]
-    if plan.config["training"]["gradient_accumulation_steps"] > 1:
-        arguments["gradient_accumulation_steps"] = plan.config["training"]["gradient_accumulation_steps"]
+    steps_per_update = plan.config["training"]["gradient_accumulation_steps"]
+    if steps_per_update > 1:
+        arguments["gradient_accumulation_steps"] = steps_per_update
     rate: Any = plan.learning_rate
     if config["schedule"] != "constant" or plan.warmup_steps:
         rate = ScaledSchedule(
@@ -158,6 +160,7 @@ def make_optimizer(plan: Plan) -> keras.optimizers.Optimizer:
             plan.warmup_steps,
             plan.total_steps,
             plan.schedule_args,
+            steps_per_update,
         )
     try:
         optimizer_class = type(keras.optimizers.get(config["name"].lower()))

@@ -18,23 +18,36 @@ from hvdtrain.train.comm import Comm
 
 
 class Reduction:
-    """What a distributed optimizer does with its gradients, kept apart from the optimizer's own attributes."""
+    """What a distributed optimizer does with its gradients, kept apart from the optimizer's own attributes.
 
-    def __init__(self, comm: Comm) -> None:
+    Args:
+        comm: The ranks.
+        is_per_update: Average what was accumulated, once per update, rather than each step's gradients.
+    """
+
+    def __init__(self, comm: Comm, *, is_per_update: bool = False) -> None:
         self.comm = comm
+        self.is_per_update = is_per_update
         self.statistics: list[keras.Variable] = []
 
     def average(self, gradients: list[Any]) -> list[Any]:
         """Return the gradients averaged over ranks, and average the moving statistics in the same collective.
 
-        `None` (a variable the loss does not depend on) passes through; the graph is the same on every rank.
+        `None` (a variable the loss does not depend on) passes through, and rows of an embedding stay rows; the
+        graph is the same on every rank.
         """
-        dense = {i: tf.convert_to_tensor(gradient) for i, gradient in enumerate(gradients) if gradient is not None}
+        rows = {i: gradient for i, gradient in enumerate(gradients) if isinstance(gradient, tf.IndexedSlices)}
+        dense = {
+            i: tf.convert_to_tensor(gradient)
+            for i, gradient in enumerate(gradients)
+            if gradient is not None and i not in rows
+        }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
         averaged = self.comm.average([*dense.values(), *statistics], name="gradients")
         for variable, value in zip(self.statistics, averaged[len(dense) :], strict=True):
             variable.assign(value)
         by_place = dict(zip(dense, averaged, strict=False))
+        by_place |= {i: self.comm.average_rows(gradient, name=f"rows.{i}") for i, gradient in rows.items()}
         return [by_place.get(i) for i in range(len(gradients))]
 
 
@@ -45,16 +58,27 @@ class DistributedMixin:
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Average the gradients over ranks, then update as the original optimizer does."""
-        return super().apply(self.hvdtrain_reduction.average(list(grads)), trainable_variables)  # type: ignore[misc]
+        gradients = list(grads)
+        if not self.hvdtrain_reduction.is_per_update:
+            gradients = self.hvdtrain_reduction.average(gradients)
+        return super().apply(gradients, trainable_variables)  # type: ignore[misc]
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        """Average what was accumulated. Keras calls this once per update, in the branch that updates."""
+        if self.hvdtrain_reduction.is_per_update:
+            grads = self.hvdtrain_reduction.average(list(grads))
+        return super()._clip_gradients(grads)  # type: ignore[misc]
 
 
 def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into a distributed one, in place, and return it.
 
-    Its class keeps its name, configuration and slots, so a checkpoint loads without hvdtrain.
+    Its class keeps its name, configuration and slots, so a checkpoint loads without hvdtrain. Under the policy
+    mixed_float16 the returned one is a distributed LossScaleOptimizer around it, as Keras would wrap it: all ranks
+    look at the same averaged gradients, so they skip the same steps and keep the same scale.
 
     Raises:
-        UserCodeError: If it already is distributed, is no Keras optimizer, or scales losses (mixed precision).
+        UserCodeError: If it already is distributed, is no Keras optimizer, or the inner one of a LossScaleOptimizer is.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise UserCodeError(
@@ -64,12 +88,15 @@ def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optim
         raise UserCodeError(
             "this optimizer is distributed already; averaging twice would cost twice: wrap it only once"
         )
-    refuse_loss_scaling(optimizer)
+    refuse_inner(optimizer)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if keras.mixed_precision.dtype_policy().name == "mixed_float16" and not scales:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     original = type(optimizer)
     distributed = type(original.__name__, (DistributedMixin, original), {"__module__": original.__module__})
     compat.register_as(distributed, original)
     optimizer.__class__ = distributed
-    optimizer.hvdtrain_reduction = Reduction(comm)
+    optimizer.hvdtrain_reduction = Reduction(comm, is_per_update=bool(optimizer.gradient_accumulation_steps))
     return optimizer
 
 
@@ -78,17 +105,16 @@ def is_distributed(optimizer: Any) -> bool:
     return isinstance(optimizer, DistributedMixin)
 
 
-def refuse_loss_scaling(optimizer: Any) -> None:
+def refuse_inner(optimizer: Any) -> None:
     """Raise where ranks could disagree on whether a step is skipped.
 
     Raises:
-        UserCodeError: For a LossScaleOptimizer or under a mixed_float16 policy.
+        UserCodeError: For a loss-scaling optimizer around a distributed one: each rank would look for infinities in
+            its own gradients, and those that skip a step would leave the others waiting.
     """
-    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    policy = keras.mixed_precision.dtype_policy().name
-    if scales or policy == "mixed_float16":
-        what = "a LossScaleOptimizer" if scales else f"the dtype policy {policy}"
+    if is_distributed(getattr(optimizer, "inner_optimizer", None)):
         raise UserCodeError(
-            f"{what} is not supported yet: a rank whose gradients overflow would skip a step the others take; "
-            "use float32, or mixed_bfloat16, which needs no loss scaling"
+            "a LossScaleOptimizer stands around the distributed optimizer, so ranks would skip different steps; write "
+            "hk.DistributedOptimizer(keras.optimizers.LossScaleOptimizer(...)), or set the policy mixed_float16 before "
+            "hk.DistributedOptimizer(...), which then does it by itself"
         )

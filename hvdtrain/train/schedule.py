@@ -23,6 +23,7 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: Optimizer calls of warm-up; 0 for none.
         total_steps: Optimizer calls of the run.
         schedule_args: Parameters of the kind, boundaries in steps.
+        steps_per_update: Optimizer calls whose gradients are accumulated; the rate is that of the first of them.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int,
         total_steps: int,
         schedule_args: dict[str, Any],
+        steps_per_update: int = 1,
     ) -> None:
         super().__init__()
         self.kind = kind
@@ -41,10 +43,12 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         self.schedule_args = dict(schedule_args)
+        self.steps_per_update = steps_per_update
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Return the learning rate of one step, counted from 0."""
-        step = tf.cast(step, tf.float32)
+        step = tf.cast(step, tf.int64)
+        step = tf.cast(step - step % self.steps_per_update, tf.float32)
         rate = self._after_warmup(step)
         if not self.warmup_steps:
             return rate
@@ -84,4 +88,5 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
             "schedule_args": self.schedule_args,
+            "steps_per_update": self.steps_per_update,
         }

@@ -27,6 +27,19 @@ def shared_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
     return [(variable.path, variable) for variable in [*variables, *optimizer]]
 
 
+def equal_now(model: keras.Model) -> list[tuple[str, keras.Variable]]:
+    """Return those of the shared variables that must be equal at this moment.
+
+    Between two updates of accumulated gradients ranks hold their own, and moving statistics of their own batches.
+    """
+    optimizer = model.optimizer
+    accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
+    if not accumulated or compat.steps_taken(model) % accumulated == 0:
+        return shared_variables(model)
+    own = {id(variable) for variable in (*compat.accumulators(optimizer), *compat.moving_statistics(model))}
+    return [(name, variable) for name, variable in shared_variables(model) if id(variable) not in own]
+
+
 def plain_name(path: str) -> str:
     """Return a variable's path without the counters that Keras gives to layers made later in the same process.
 
@@ -88,7 +101,7 @@ def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
     Raises:
         OutOfSyncError: On all ranks alike, naming the variables and the ranks that differ.
     """
-    names, arrays = zip(*((name, to_array(variable)) for name, variable in shared_variables(model)), strict=True)
+    names, arrays = zip(*((name, to_array(variable)) for name, variable in equal_now(model)), strict=True)
     bad = [name for name, array in zip(names, arrays, strict=True) if not is_finite(array)]
     mine = {"digests": [digest(array) for array in arrays], "nonfinite": bad[:3]}
     gathered = comm.gather_json(mine, name="digests")

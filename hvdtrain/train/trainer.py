@@ -132,7 +132,7 @@ def fit(
             *([TellEpoch(batches)] if is_epochs else []),
             Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
             GlobalMetrics(job.comm),
-            *([StopAtStep(plan.total_steps)] if plan.config["training"]["steps"] else []),
+            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
             *watchers,
             saver,
             AgreeStop(job.comm),

@@ -73,13 +73,24 @@ class Record(keras.callbacks.Callback):
 
 
 class StopAtStep(keras.callbacks.Callback):
-    """End a run that was given in steps; every rank counts alike, so all stop together."""
+    """End a run that was given in steps; every rank counts alike, so all stop together.
 
-    def __init__(self, total_steps: int) -> None:
+    Args:
+        total_steps: Steps of the run, from its very first epoch.
+        steps_per_epoch: Steps of a whole epoch.
+    """
+
+    def __init__(self, total_steps: int, steps_per_epoch: int) -> None:
         super().__init__()
         self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remember which epoch the next batches belong to."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Stop when the step has come."""
-        if compat.steps_taken(self.model) >= self._total_steps:
+        """Stop when the step has come; steps that loss scaling skipped count."""
+        if self._epoch * self._steps_per_epoch + batch + 1 >= self._total_steps:
             self.model.stop_training = True

@@ -10,7 +10,7 @@ import keras
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_loss_scaling
+from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner
 from hvdtrain.train.sync import broadcast_state, preflight
 
 
@@ -53,6 +53,7 @@ class Setup(keras.callbacks.Callback):
             )
         if self.model.optimizer is not None and not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        check_whole_updates(self.model.optimizer, self.params.get("steps"))
         preflight(self.model, self._comm, facts={**self._facts, "steps per epoch": self.params.get("steps")})
         if self._restore is not None and self._comm.rank == 0:
             self._restore(self.model)
@@ -63,13 +64,28 @@ def check_optimizer(optimizer: Any) -> None:
     """Raise where ranks would train apart without a word.
 
     Raises:
-        UserCodeError: If the optimizer is not distributed, or scales losses.
+        UserCodeError: If the optimizer is not distributed, or the inner one of one that scales losses.
     """
-    refuse_loss_scaling(optimizer)
+    refuse_inner(optimizer)
     if not is_distributed(optimizer):
         raise UserCodeError(
             f"the model was compiled with a plain {type(optimizer).__name__}: every rank would train a model of its "
             "own. Write model.compile(optimizer=hk.DistributedOptimizer(...), ...)"
+        )
+
+
+def check_whole_updates(optimizer: Any, steps_per_epoch: int | None) -> None:
+    """Raise if an epoch would end with gradients that are accumulated but not yet used.
+
+    Raises:
+        UserCodeError: They differ by rank, so the state could not be saved.
+    """
+    accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+    if steps_per_epoch is not None and steps_per_epoch % accumulated:
+        raise UserCodeError(
+            f"{steps_per_epoch} steps per epoch do not divide by gradient_accumulation_steps {accumulated}: an epoch "
+            f"would end with gradients that are not yet used; use {steps_per_epoch - steps_per_epoch % accumulated} "
+            "steps (dataset.take(...), or steps_per_epoch=...)"
         )
 
 

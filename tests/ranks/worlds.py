@@ -1,0 +1,59 @@
+"""Worlds of real ranks for tests: one mpirun per world size runs all cases of `cases.py` and `semantics.py`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hvdtrain.facts import gather_facts, search_path
+from hvdtrain.launch import LAUNCHERS, LaunchRequest
+from hvdtrain.launch.job import worker_environment
+
+PROJECT = Path(__file__).parents[2]
+TIMEOUT_S = 600
+# name -> ranks, how gradients travel
+WORLDS = {"2ranks": (2, "shared_memory"), "4ranks": (4, "shared_memory"), "3ranks-horovod": (3, "horovod")}
+
+
+class Results:
+    """What the ranks of one world returned, case by case."""
+
+    def __init__(self, size: int, reduction: str, by_rank: list[dict], log: str) -> None:
+        self.size = size
+        self.reduction = reduction
+        self._by_rank = by_rank
+        self._log = log
+
+    def of(self, case: str) -> list:
+        for rank, results in enumerate(self._by_rank):
+            if case not in results:
+                pytest.fail(f"rank {rank} of {self.size} never finished {case}; end of the log:\n{self._log[-3000:]}")
+            if "error" in results[case]:
+                pytest.fail(f"rank {rank} of {self.size}, {case}:\n{results[case]['error']}")
+        return [results[case]["value"] for results in self._by_rank]
+
+
+def run_cases(folder: Path, size: int, reduction: str) -> Results:
+    facts = gather_facts()
+    assert facts.mpi is not None
+    request = LaunchRequest(size, facts.num_cores or size)
+    launcher = LAUNCHERS[facts.mpi]
+    settings = [*worker_environment(size, 1, 0.1), *launcher.environment(request)]
+    environ = {**os.environ, "PATH": search_path(), "PYTHONPATH": str(PROJECT)}
+    environ |= dict(setting.tokens[0].split("=", 1) for setting in settings)
+    environ["HVDTRAIN_REDUCTION"] = reduction
+    tokens = [token for setting in launcher.tokens(request) for token in setting.tokens]
+    command = [*tokens, sys.executable, "-m", "tests.ranks.run_cases", str(folder)]
+    log = folder / "log.txt"
+    with open(log, "wb") as file:
+        subprocess.run(command, env=environ, stdout=file, stderr=file, timeout=TIMEOUT_S, check=False)
+    files = [folder / f"rank_{rank}.json" for rank in range(size)]
+    by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
+    return Results(size, reduction, by_rank, log.read_text(errors="replace"))
+
+
+def all_equal(values: list) -> bool:
+    return all(value == values[0] for value in values)
