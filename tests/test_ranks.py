@@ -151,7 +151,6 @@ def test_what_cannot_work_is_refused(results):
         assert "no weights yet" in value["unbuilt"]
         assert "jit_compile=True" in value["jit"]
         assert "already" in value["twice"]
-        assert "LossScaleOptimizer" in value["scaling"]
         assert "needs a Keras optimizer object" in value["string"]
 
 

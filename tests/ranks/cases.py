@@ -397,13 +397,11 @@ def case_refusals(comm: Comm, folder: Path) -> dict:
     unbuilt = compiled(keras.Sequential([keras.layers.Dense(3)]), distribute(keras.optimizers.SGD(0.1), comm))
     jit = compiled(model_of(0), distribute(keras.optimizers.SGD(0.1), comm), jit_compile=True)
     once = distribute(keras.optimizers.SGD(0.1), comm)
-    scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
     return {
         "plain": message_of(lambda: fit(plain)),
         "unbuilt": message_of(lambda: fit(unbuilt)),
         "jit": message_of(lambda: fit(jit)),
         "twice": message_of(lambda: distribute(once, comm)),
-        "scaling": message_of(lambda: distribute(scaling, comm)),
         "string": message_of(lambda: distribute("sgd", comm)),
     }
 
