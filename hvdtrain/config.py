@@ -111,7 +111,10 @@ class DataConfig(Section):
         description="shard: one global permutation, each replica its part. "
         "divide: each replica sees all data in its own order, for epochs / replicas epochs.",
     )
-    remainder: Literal["drop"] = Field("drop", description="What happens to the last incomplete global batch.")
+    remainder: Literal["drop", "pad"] = Field(
+        "drop",
+        description="The last incomplete global batch. drop: left out. pad: used, each example with its full weight.",
+    )
 
 
 class TrainingConfig(Section):
@@ -179,7 +182,9 @@ class SyncConfig(Section):
 class CheckpointConfig(Section):
     """When rank 0 saves, and how many checkpoints are kept. The end of training is always saved."""
 
-    every_steps: PositiveInt | None = Field(None, description="Comes in a later release; use every_epochs.")
+    every_steps: PositiveInt | None = Field(
+        None, description="Steps between two saves within an epoch. null: at epochs' ends only."
+    )
     every_epochs: PositiveInt | None = Field(
         1, description="Epochs between two saves. null: only at the end of training."
     )

@@ -140,12 +140,6 @@ def _optimizer_args(args: dict[str, Any]) -> str | None:
     return f"cannot hold {', '.join(own)}" if own else None
 
 
-def _whole_epochs_only(every_steps: int | None) -> str | None:
-    if every_steps is None:
-        return None
-    return "saving within an epoch is not supported yet; leave it null and use checkpoint.every_epochs"
-
-
 def _no_max_minutes(max_minutes: float | None) -> str | None:
     return None if max_minutes is None else "a time limit is not supported yet; leave it null and set epochs or steps"
 
@@ -161,7 +155,6 @@ RULES = (
     Rule("optimizer.warmup_epochs optimizer.schedule", _warmup_fits),
     Rule("optimizer.args", _optimizer_args),
     Rule("metrics", _no_duplicates),
-    Rule("checkpoint.every_steps", _whole_epochs_only),
     Rule("launch.num_ranks launch.strategy", _ranks_fit),
     Rule("launch.launcher launch.num_ranks", _launcher_fits_ranks),
     Rule("launch.launcher launch.strategy", _launcher_fits_strategy),

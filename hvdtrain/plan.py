@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hvdtrain import scaling
+from hvdtrain.batches import choose_batches, steps_per_execution
 from hvdtrain.errors import PlanError, Problem
 from hvdtrain.facts import Facts
 from hvdtrain.known_data import known_num_examples
@@ -36,7 +37,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every number a run needs. Steps count optimizer calls (micro-steps when gradients are accumulated)."""
+    """Every number a run needs. Steps count optimizer calls (micro-steps when gradients are accumulated).
+
+    `batch_size_per_replica` is the largest; replicas may differ by one example.
+    """
 
     name: str
     config: dict[str, Any]
@@ -50,6 +54,7 @@ class Plan:
     num_examples: int
     batch_size_per_replica: int
     global_batch_size: int
+    last_batch_size: int
     steps_per_epoch: int
     epochs: int
     total_steps: int
@@ -93,24 +98,23 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     """
     world = choose_world(config, facts)
     num_examples = _num_examples(config)
-    batch, batch_rule = _batch_size(config, world.num_replicas)
-    steps = _steps_per_epoch(config, num_examples, batch, world.num_replicas)
+    batches = choose_batches(config, num_examples, world)
+    steps = batches.steps_per_epoch
     epochs, total_steps, epochs_rule = _length(config, steps, world.num_replicas)
-    per_execution, execution_rule = _steps_per_execution(config, steps, total_steps, world)
+    per_execution, execution_rule = steps_per_execution(config, steps, total_steps, world)
     rate = _learning_rate(config, world.num_replicas)
     warmup_steps = _warmup_steps(config, steps, total_steps)
     num_cores = facts.num_cores or world.num_ranks
     cores_per_rank = max(1, num_cores // world.num_ranks)
     asked_ms = config.horovod.cycle_time_ms
     cycle_time_ms = default_cycle_time_ms(cores_per_rank) if asked_ms == "auto" else float(asked_ms)
-    global_batch_size = batch * world.num_replicas
     ledger = [
         Entry("strategy", world.strategy, world.rule),
         Entry("replicas", str(world.num_replicas), world.replicas_rule),
-        Entry("batch per replica", str(batch), batch_rule),
-        Entry("global batch", str(global_batch_size), f"{batch} per replica x {world.replicas_words}"),
+        Entry("batch per replica", str(batches.per_replica), batches.rule),
+        Entry("global batch", str(batches.in_all), f"of {world.replicas_words} together"),
         Entry("training examples", str(num_examples), _examples_rule(config)),
-        Entry("steps per epoch", str(steps), _steps_rule(config, num_examples, batch, world)),
+        Entry("steps per epoch", str(steps), batches.steps_rule),
         Entry("epochs", str(epochs), epochs_rule),
         Entry("steps in all", str(total_steps), f"{epochs} epochs of {steps}, every replica the same"),
         Entry("learning rate", f"{rate:g}", _rate_rule(config, world)),
@@ -124,8 +128,8 @@ def make_plan(config: Config, facts: Facts) -> Plan:
             4,
             Entry(
                 "batch per update",
-                str(global_batch_size * accumulation),
-                f"{global_batch_size} x {accumulation} accumulated steps",
+                str(batches.in_all * accumulation),
+                f"{batches.in_all} x {accumulation} accumulated steps",
             ),
         )
     return Plan(
@@ -139,8 +143,9 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         cores_per_rank=cores_per_rank,
         num_cores=num_cores,
         num_examples=num_examples,
-        batch_size_per_replica=batch,
-        global_batch_size=global_batch_size,
+        batch_size_per_replica=batches.per_replica,
+        global_batch_size=batches.in_all,
+        last_batch_size=batches.in_last,
         steps_per_epoch=steps,
         epochs=epochs,
         total_steps=total_steps,
@@ -190,55 +195,6 @@ def _examples_rule(config: Config) -> str:
     return "built-in data set" if known else "data.num_examples"
 
 
-def _batch_size(config: Config, num_replicas: int) -> tuple[int, str]:
-    training = config.training
-    if training.batch_size_per_replica is not None:
-        return training.batch_size_per_replica, "training.batch_size_per_replica"
-    whole = training.global_batch_size or 0
-    if whole % num_replicas:
-        below = whole - whole % num_replicas
-        nearest = " or ".join(str(size) for size in (below, below + num_replicas) if size)
-        raise PlanError(
-            Problem(
-                f"{whole} does not divide by {num_replicas} replicas; use {nearest}",
-                "training.global_batch_size",
-            )
-        )
-    return whole // num_replicas, f"training.global_batch_size {whole} / {num_replicas} replicas"
-
-
-def _steps_per_epoch(config: Config, num_examples: int, batch: int, num_replicas: int) -> int:
-    sharers = 1 if config.data.epoch_splitting == "divide" else num_replicas
-    try:
-        steps = scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=sharers)
-    except PlanError as error:
-        given = config.training.batch_size_per_replica is not None
-        key = "training.batch_size_per_replica" if given else "training.global_batch_size"
-        raise PlanError(Problem(str(error), key)) from error
-    accumulated = config.training.gradient_accumulation_steps
-    if steps < accumulated:
-        raise PlanError(
-            Problem(
-                f"an epoch has {steps} steps, too few for one update of {accumulated} accumulated ones; "
-                f"use at most {steps}",
-                "training.gradient_accumulation_steps",
-            )
-        )
-    return steps - steps % accumulated
-
-
-def _steps_rule(config: Config, num_examples: int, batch: int, world: World) -> str:
-    if config.data.epoch_splitting == "divide":
-        used, rule = batch, f"divide: each replica sees all {num_examples}, {batch} per step"
-    else:
-        used, rule = batch * world.num_replicas, f"shard: {num_examples} / {batch * world.num_replicas} per step"
-    accumulated = config.training.gradient_accumulation_steps
-    if accumulated > 1:
-        rule += f", whole updates of {accumulated}"
-    dropped = num_examples % (used * accumulated)
-    return f"{rule}, {dropped} left out each epoch" if dropped else rule
-
-
 def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, str]:
     """Return (epochs, steps in all, rule)."""
     training = config.training
@@ -259,33 +215,6 @@ def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, st
         divided = scaling.divided_epochs(epochs, num_replicas)
         return divided, divided * steps, f"divide: ceil({epochs} / {num_replicas} replicas)"
     return epochs, epochs * steps, "training.epochs"
-
-
-def _steps_per_execution(config: Config, steps: int, total_steps: int, world: World) -> tuple[int, str]:
-    """Return (steps per call into TensorFlow, rule). It divides a short last epoch, which must end on time."""
-    last = total_steps % steps
-    asked = config.training.steps_per_execution
-    if world.strategy == "mirrored":
-        if asked not in ("auto", 1):
-            raise PlanError(
-                Problem(
-                    f"MirroredStrategy in Keras 3 runs one step per call; got {asked}; use 'auto' or 1",
-                    "training.steps_per_execution",
-                )
-            )
-        return 1, "mirrored: Keras 3 fails with more"
-    if asked == "auto":
-        largest = scaling.steps_per_execution(steps)
-        chosen = next(n for n in range(largest, 0, -1) if last % n == 0)
-        return chosen, "auto: fewer calls from Python, at least ten an epoch"
-    if last % asked:
-        raise PlanError(
-            Problem(
-                f"the last epoch has {last} steps, which {asked} does not divide; use 'auto' or a divisor of {last}",
-                "training.steps_per_execution",
-            )
-        )
-    return asked, "training.steps_per_execution"
 
 
 # -- how fast to learn --------------------------------------------------------------------------

@@ -85,7 +85,6 @@ def test_allowed(settings):
         ({"training__batch_size_per_replica": None}, "batch_size_per_replica or global_batch_size; got neither"),
         ({"training__global_batch_size": 64}, "not both; got batch_size_per_replica 32 and global_batch_size 64"),
         ({"training__max_minutes": 5}, "a time limit is not supported yet"),
-        ({"checkpoint__every_steps": 5}, "saving within an epoch is not supported yet"),
         ({"launch__num_ranks": 2, "launch__strategy": "mirrored"}, "num_ranks must be 1 or null; got 2; for several"),
         ({"launch__num_ranks": 2, "launch__strategy": "single"}, "'single' has one process, so num_ranks must be 1"),
         ({"launch__num_ranks": 2, "launch__launcher": "none"}, "launcher 'none' starts one rank, but num_ranks is 2"),
@@ -157,7 +156,7 @@ def test_settings_that_do_not_go_together(settings, words):
         ),
         ({"training__deterministic": 1}, "training.deterministic: must be true or false; got 1"),
         ({"launch__max_restarts": 3}, "launch.max_restarts: must be 0; got 3"),
-        ({"data__remainder": "pad"}, "data.remainder: must be 'drop'; got 'pad'"),
+        ({"data__remainder": "fill"}, "data.remainder: must be one of 'drop' or 'pad'; got 'fill'"),
         (
             {"name": 2024},
             "name: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit; got 2024; "

@@ -1,20 +1,44 @@
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hvdtrain.train.order import Order
+from hvdtrain.train.order import NO_EXAMPLE, Order
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 9), st.integers(0, 50), st.integers(0, 2**31 - 1))
-def test_the_order_of_samples_does_not_depend_on_the_number_of_ranks(size, batch, steps, extra, seed):
-    num_examples = size * batch * steps + min(extra, size * batch - 1)
-    alone = Order(num_examples, batch * size, steps, seed, 0, 1)
-    ranks = [Order(num_examples, batch, steps, seed, rank, size) for rank in range(size)]
-    for epoch in (0, 3):
-        together = np.concatenate([order.batches(epoch) for order in ranks], axis=1)
-        assert np.array_equal(together, alone.batches(epoch))
-        assert len(np.unique(together)) == together.size
+def used(rows: np.ndarray) -> list[int]:
+    """The examples of one step, without places that hold none."""
+    return [int(number) for number in rows if number != NO_EXAMPLE]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.integers(1, 6),
+    per_step=st.integers(6, 40),
+    steps=st.integers(0, 9),
+    rest=st.integers(0, 39),
+    pads=st.booleans(),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_the_order_of_samples_does_not_depend_on_the_number_of_ranks(size, per_step, steps, rest, pads, seed):
+    rest = rest % per_step
+    pads = pads and rest >= size
+    assume(steps + pads > 0)
+    shape = (steps * per_step + rest, per_step, steps + pads, seed)
+    alone = Order(*shape, 0, 1).batches(3)
+    ranks = [Order(*shape, rank, size) for rank in range(size)]
+    rows = [order.batches(3) for order in ranks]
+    seen = []
+    for step in range(steps + pads):
+        together = [number for rank in range(size) for number in used(rows[rank][step])]
+        assert together == used(alone[step])
+        assert all(used(rows[rank][step]) for rank in range(size)), "a rank without examples would have no loss"
+        weights = [order.loss_weights[step == steps + pads - 1] for order in ranks]
+        counts = [len(used(rows[rank][step])) for rank in range(size)]
+        assert weights == pytest.approx([count * size / len(together) for count in counts])
+        seen += together
+    assert len(set(seen)) == len(seen) == steps * per_step + (rest if pads else 0)
+    assert ranks[0].is_even == (NO_EXAMPLE not in np.stack(rows) and len(set(map(len, rows))) == 1)
 
 
 def test_each_epoch_and_seed_has_its_own_order():

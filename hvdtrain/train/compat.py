@@ -12,6 +12,8 @@ from keras.src import api_export
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
 
+from hvdtrain.errors import UserCodeError
+
 
 def register_as(cls: type, original: type) -> None:
     """Let Keras serialise `cls` under the public name of `original`, so that a saved file loads without hvdtrain."""
@@ -57,6 +59,39 @@ def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
             yield from _leaves(part)
     else:
         yield metric
+
+
+def metric_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return what the metrics accumulate in, the loss's first, in an order that is the same on every rank."""
+    return [variable for metric in metric_leaves(model) for variable in metric.variables]
+
+
+def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int) -> None:
+    """Let the next calls of the train function take their batches and do nothing, until `steps` batches are gone.
+
+    Raises:
+        UserCodeError: If a call would be left in part.
+    """
+    per_call = model.steps_per_execution
+    if steps % per_call and steps != steps_per_epoch:
+        raise UserCodeError(
+            f"the checkpoint was saved after {steps} steps of an epoch, which are no whole executions of {per_call} "
+            "steps; use the steps_per_execution it was trained with"
+        )
+    train = model.train_function
+    left = steps
+
+    def skip_or_train(iterator: Any) -> Any:
+        nonlocal left
+        if not left:
+            return train(iterator)
+        taken = min(per_call, left)
+        for _ in range(taken):
+            next(iterator)
+        left -= taken
+        return {}
+
+    model.train_function = skip_or_train
 
 
 def steps_taken(model: keras.Model) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,20 @@ import tensorflow as tf
 from hvdtrain import scaling
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.order import Order
+from hvdtrain.train.order import NO_EXAMPLE, Order
+
+
+UNSEEDED = (
+    "the dataset is shuffled without a seed, so each rank has its own order and the parts would overlap; "
+    "write shuffle(n, seed=0) (it still differs from epoch to epoch), or shuffle after shard"
+)
 
 
 class EpochBatches:
     """Batches of in-memory arrays, epoch after epoch; set `epoch` before Keras asks for an iterator.
 
     Args:
-        arrays: (x, y) or any nest of arrays that share their first dimension.
+        arrays: (x, y), (x, y, sample weights) or any nest of arrays that share their first dimension.
         order: Which examples at which step.
     """
 
@@ -30,7 +36,7 @@ class EpochBatches:
     def dataset(self) -> tf.data.Dataset:
         """Return a dataset that yields one epoch, and the next one each time it is iterated anew."""
         rows = tf.data.Dataset.range(1).map(self._rows).flat_map(tf.data.Dataset.from_tensor_slices)
-        batches = rows.map(self._gather).prefetch(2)
+        batches = rows.map(self._gather if self.order.is_even else self._gather_some).prefetch(2)
         return batches.apply(tf.data.experimental.assert_cardinality(self.order.steps_per_epoch)).with_options(quiet())
 
     def _rows(self, _: tf.Tensor) -> tf.Tensor:
@@ -39,6 +45,9 @@ class EpochBatches:
 
     def _gather(self, row: tf.Tensor) -> Any:
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, row), self._tensors)
+
+    def _gather_some(self, row: tf.Tensor) -> Any:
+        return self._gather(tf.boolean_mask(row, row != NO_EXAMPLE))
 
 
 def quiet() -> tf.data.Options:
@@ -51,12 +60,52 @@ def quiet() -> tf.data.Options:
     return options
 
 
-def evaluation_batches(arrays: Any, *, batch_size: int, rank: int, size: int) -> tf.data.Dataset:
-    """Return one rank's part of the test arrays, in order; the parts are disjoint and cover everything."""
-    num_examples = len(tf.nest.flatten(arrays)[0])
-    begin, end = scaling.shard_bounds(num_examples, rank=rank, size=size)
-    part = tf.nest.map_structure(lambda array: array[begin:end], arrays)
-    return tf.data.Dataset.from_tensor_slices(part).batch(batch_size).with_options(quiet())
+@dataclass(frozen=True)
+class EvaluationPart:
+    """One rank's part of the test data.
+
+    Args:
+        batches: What to evaluate.
+        counts: False on a rank that has no example of its own: it evaluates one that is not counted, because Keras
+            cannot evaluate nothing.
+    """
+
+    batches: tf.data.Dataset
+    counts: bool = True
+
+
+def evaluation_part(data: Any, *, batch_size: int, rank: int, size: int) -> EvaluationPart:
+    """Return one rank's part of the test data; the parts are disjoint and cover everything, unequal if need be.
+
+    Args:
+        data: A nest of arrays, cut into runs of neighbours, or an unbatched `tf.data.Dataset`, dealt out in turn.
+        batch_size: Examples per step.
+        rank: This rank.
+        size: All ranks.
+
+    Raises:
+        UserCodeError: If there is no example at all, or the parts of a shuffled dataset would overlap.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        begin, end = scaling.shard_bounds(count(data), rank=rank, size=size)
+        if count(data) == 0:
+            raise UserCodeError("the test data hold no example")
+        counts = begin < end
+        part = tf.nest.map_structure(lambda array: array[begin:end] if counts else array[:1], data)
+        return EvaluationPart(tf.data.Dataset.from_tensor_slices(part).batch(batch_size).with_options(quiet()), counts)
+    if size > 1 and has_unseeded_shuffle(data):
+        raise UserCodeError(UNSEEDED)
+    mine = data.shard(size, rank)
+    counts = not is_empty(mine)
+    if not counts and is_empty(data):
+        raise UserCodeError("the test dataset yields no example")
+    return EvaluationPart((mine if counts else data.take(1)).batch(batch_size), counts)
+
+
+def is_empty(dataset: tf.data.Dataset) -> bool:
+    """Tell whether a dataset yields nothing; looks at the first element if its length is unknown."""
+    cardinality = int(dataset.cardinality())
+    return cardinality == 0 if cardinality >= 0 else next(iter(dataset), None) is None
 
 
 def shard(dataset: Any, *, rank: int, size: int) -> Any:
@@ -91,10 +140,7 @@ def shard(dataset: Any, *, rank: int, size: int) -> Any:
             "use smaller batches, or shard before batch()"
         )
     if has_unseeded_shuffle(dataset):
-        raise UserCodeError(
-            "the dataset is shuffled without a seed, so each rank has its own order and the parts would overlap; "
-            "write shuffle(n, seed=0) (it still differs from epoch to epoch), or shuffle after shard"
-        )
+        raise UserCodeError(UNSEEDED)
     return dataset.take(cardinality - cardinality % size).shard(size, rank)
 
 
@@ -132,12 +178,6 @@ def user_dataset_batches(dataset: tf.data.Dataset, *, batch_size: int, steps: in
     """Return one rank's batches of the user's unbatched dataset, exactly `steps` of them."""
     part = shard(dataset, rank=rank, size=size).batch(batch_size, drop_remainder=True).take(steps)
     return part.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
-
-
-def num_eval_steps(num_examples: int, *, batch_size: int, rank: int, size: int) -> int:
-    """Return how many batches one rank evaluates."""
-    begin, end = scaling.shard_bounds(num_examples, rank=rank, size=size)
-    return math.ceil((end - begin) / batch_size)
 
 
 def count(arrays: Any) -> int:

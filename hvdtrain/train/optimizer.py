@@ -15,6 +15,26 @@ import tensorflow as tf
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.order import Order
+
+
+class LossWeight:
+    """What a replica's mean loss counts for, where replicas do not have equally many examples in every step.
+
+    Args:
+        order: This replica's.
+        steps_done: Steps of the epoch that are done when training begins.
+    """
+
+    def __init__(self, order: Order, steps_done: int = 0) -> None:
+        self._ordinary, self._last = order.loss_weights
+        self._steps_per_epoch = order.steps_per_epoch
+        self._step = tf.Variable(steps_done, dtype=tf.int64, trainable=False)
+
+    def next(self) -> tf.Tensor:
+        """Return the weight of the next step."""
+        step = self._step.assign_add(1, read_value=True) % self._steps_per_epoch
+        return tf.where(step == 0, self._last, self._ordinary)
 
 
 class Reduction:
@@ -29,6 +49,7 @@ class Reduction:
         self.comm = comm
         self.is_per_update = is_per_update
         self.statistics: list[keras.Variable] = []
+        self.weight: LossWeight | None = None
 
     def average(self, gradients: list[Any]) -> list[Any]:
         """Return the gradients averaged over ranks, and average the moving statistics in the same collective.
@@ -36,6 +57,9 @@ class Reduction:
         `None` (a variable the loss does not depend on) passes through, and rows of an embedding stay rows; the
         graph is the same on every rank.
         """
+        if self.weight is not None:
+            weight = self.weight.next()
+            gradients = [gradient if gradient is None else weighted(gradient, weight) for gradient in gradients]
         rows = {i: gradient for i, gradient in enumerate(gradients) if isinstance(gradient, tf.IndexedSlices)}
         dense = {
             i: tf.convert_to_tensor(gradient)
@@ -49,6 +73,14 @@ class Reduction:
         by_place = dict(zip(dense, averaged, strict=False))
         by_place |= {i: self.comm.average_rows(gradient, name=f"rows.{i}") for i, gradient in rows.items()}
         return [by_place.get(i) for i in range(len(gradients))]
+
+
+def weighted(gradient: Any, weight: tf.Tensor) -> Any:
+    """Return a gradient, dense or in rows, times a number."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(weighted(gradient.values, weight), gradient.indices, gradient.dense_shape)
+    gradient = tf.convert_to_tensor(gradient)
+    return gradient * tf.cast(weight, gradient.dtype)
 
 
 class DistributedMixin:

@@ -6,9 +6,14 @@ the order of the samples does not depend on the number of ranks (Goyal et al. 20
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+
+from hvdtrain.scaling import shard_bounds
+
+NO_EXAMPLE = -1  # fills the row of a replica that has one example less than others
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,8 @@ class Order:
 
     Args:
         num_examples: Size of the data set.
-        batch_size: Examples one replica uses per step.
-        steps_per_epoch: Steps every replica runs in one epoch.
+        examples_per_step: Examples all replicas together use in a step; with `divide`, those of each replica.
+        steps_per_epoch: Steps every replica runs in one epoch; the last one takes what is left if that is less.
         seed: The run's seed.
         rank: This replica.
         size: All replicas.
@@ -26,12 +31,35 @@ class Order:
     """
 
     num_examples: int
-    batch_size: int
+    examples_per_step: int
     steps_per_epoch: int
     seed: int
     rank: int
     size: int
     divide: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """The examples of a replica in a step, at most."""
+        return math.ceil(self.examples_per_step / self._sharers)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every replica has as many examples as the others in every step."""
+        return self.examples_per_step % self._sharers == 0 and self._in_last == self.examples_per_step
+
+    @property
+    def loss_weights(self) -> tuple[float, float]:
+        """What to multiply this replica's mean loss with, in an ordinary step and in the last one of an epoch.
+
+        The mean over replicas is then the mean over examples.
+        """
+        ordinary, last = (
+            (end - begin) * self._sharers / examples
+            for examples in (self.examples_per_step, self._in_last)
+            for begin, end in [self._part(examples)]
+        )
+        return ordinary, last
 
     def permutation(self, epoch: int) -> np.ndarray:
         """Return all example numbers in the order of one epoch, shape (num_examples,)."""
@@ -39,8 +67,29 @@ class Order:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))).permutation(self.num_examples)
 
     def batches(self, epoch: int) -> np.ndarray:
-        """Return this replica's example numbers in one epoch, shape (steps_per_epoch, batch_size)."""
-        sharers = 1 if self.divide else self.size
-        used = self.steps_per_epoch * sharers * self.batch_size
-        cut = self.permutation(epoch)[:used].reshape(self.steps_per_epoch, sharers, self.batch_size)
-        return np.ascontiguousarray(cut[:, 0 if self.divide else self.rank])
+        """Return this replica's example numbers in one epoch, shape (steps_per_epoch, batch_size).
+
+        Rows with fewer examples end in `NO_EXAMPLE`.
+        """
+        numbers = self.permutation(epoch)
+        whole = min(self.steps_per_epoch, self.num_examples // self.examples_per_step)
+        split = whole * self.examples_per_step
+        rows = np.full((self.steps_per_epoch, self.batch_size), NO_EXAMPLE, np.int64)
+        begin, end = self._part(self.examples_per_step)
+        rows[:whole, : end - begin] = numbers[:split].reshape(whole, self.examples_per_step)[:, begin:end]
+        if whole < self.steps_per_epoch:
+            begin, end = self._part(self._in_last)
+            rows[whole, : end - begin] = numbers[split:][begin:end]
+        return rows
+
+    @property
+    def _sharers(self) -> int:
+        return 1 if self.divide else self.size
+
+    @property
+    def _in_last(self) -> int:
+        before = (self.steps_per_epoch - 1) * self.examples_per_step
+        return min(self.examples_per_step, self.num_examples - before)
+
+    def _part(self, num_examples: int) -> tuple[int, int]:
+        return shard_bounds(num_examples, rank=0 if self.divide else self.rank, size=self._sharers)

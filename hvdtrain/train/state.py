@@ -30,10 +30,12 @@ def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[
     }
 
 
-def capture(model: keras.Model, *, step: int, state: dict[str, Any]) -> Checkpoint:
-    """Return a snapshot of everything the run needs to go on."""
+def capture(
+    model: keras.Model, *, step: int, state: dict[str, Any], totals: dict[str, np.ndarray] | None = None
+) -> Checkpoint:
+    """Return a snapshot of everything the run needs to go on, with the metric totals of an epoch that is not done."""
     arrays = {name: to_array(variable).copy() for name, variable in named_variables(model).items()}
-    return Checkpoint(step=step, state=state, arrays=arrays)
+    return Checkpoint(step=step, state=state, arrays=arrays | (totals or {}))
 
 
 def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool = True) -> None:
@@ -43,10 +45,11 @@ def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool 
         CorruptError: If names or shapes do not fit; nothing is assigned then.
     """
     variables = named_variables(model, with_optimizer=with_optimizer)
+    wanted = ("model/", "seed/", "optimizer/") if with_optimizer else ("model/", "seed/")
     arrays = {
         name: array
         for name, array in checkpoint.arrays.items()
-        if with_optimizer or not name.startswith("optimizer/")
+        if name.startswith(wanted)
     }
     match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():

@@ -7,17 +7,17 @@ import time
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from hvdtrain import metrics as records
 from hvdtrain.errors import UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, global_results
+from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Resume, Saver, Setup, SyncProof, global_results
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.record import Record, StopAtStep
-from hvdtrain.train.data import EpochBatches, evaluation_batches, shard, user_dataset_batches
+from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
+from hvdtrain.train.optimizer import LossWeight, is_distributed
 from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore
 from hvdtrain.train.user_code import Data
@@ -35,14 +35,21 @@ def train(job: Job) -> dict[str, Any]:
     found, complaints = newest_checkpoint(job)
     for complaint in complaints:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
-    initial_epoch = found.state["epochs_done"] if found else 0
+    epochs_done, steps_done = position(found)
     if found:
-        job.console.say(f"resuming after epoch {initial_epoch} (step {found.step})")
-    job.write("start", num_ranks=plan.num_ranks, num_replicas=plan.num_replicas, initial_epoch=initial_epoch)
+        within = f" and {steps_done} of {plan.steps_per_epoch} steps" if steps_done else ""
+        job.console.say(f"resuming after epoch {epochs_done}{within} (step {found.step})")
+    job.write(
+        "start",
+        num_ranks=plan.num_ranks,
+        num_replicas=plan.num_replicas,
+        initial_epoch=epochs_done,
+        initial_steps=steps_done,
+    )
     batches = training_batches(job, data)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
-    record = Record(plan, job.console, job.write)
-    fit(job, model, batches, test_batches(job, data), found, [proof, record])
+    record = Record(plan, job.console, job.write, steps_done=steps_done)
+    fit(job, model, batches, test_part(job, data), found, proof, record)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
         proof.check()
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
@@ -58,36 +65,30 @@ def train(job: Job) -> dict[str, Any]:
 def training_batches(job: Job, data: Data) -> Any:
     """Return what `fit` iterates over, and what must be told the epoch."""
     plan, comm = job.plan, job.comm
-    if plan.strategy == "mirrored":
-        batch_size, rank, size = plan.global_batch_size, 0, 1
-    else:
-        batch_size, rank, size = plan.batch_size_per_replica, comm.rank, comm.size
     divide = plan.config["data"]["epoch_splitting"] == "divide"
-    if not data.is_indexable:
-        sharers = (0, 1) if divide else (rank, size)
-        return user_dataset_batches(
-            data.train, batch_size=batch_size, steps=plan.steps_per_epoch, rank=sharers[0], size=sharers[1]
-        )
     order = Order(
         num_examples=plan.num_examples,
-        batch_size=batch_size,
+        examples_per_step=plan.batch_size_per_replica if divide else plan.global_batch_size,
         steps_per_epoch=plan.steps_per_epoch,
         seed=plan.config["training"]["seed"],
-        rank=rank,
-        size=size,
+        rank=comm.rank,
+        size=comm.size,
         divide=divide,
     )
-    return EpochBatches(data.train, order)
+    if data.is_indexable:
+        return EpochBatches(data.train, order)
+    rank, size = (0, 1) if divide else (comm.rank, comm.size)
+    return user_dataset_batches(
+        data.train, batch_size=order.batch_size, steps=plan.steps_per_epoch, rank=rank, size=size
+    )
 
 
-def test_batches(job: Job, data: Data) -> tf.data.Dataset | None:
+def test_part(job: Job, data: Data) -> EvaluationPart | None:
     """Return this rank's part of the test data, or None."""
-    batch_size = job.plan.batch_size_per_replica * job.plan.num_devices
     if data.test is None:
         return None
-    if isinstance(data.test, tf.data.Dataset):
-        return shard(data.test, rank=job.comm.rank, size=job.comm.size).batch(batch_size)
-    return evaluation_batches(data.test, batch_size=batch_size, rank=job.comm.rank, size=job.comm.size)
+    batch_size = job.plan.batch_size_per_replica * job.plan.num_devices
+    return evaluation_part(data.test, batch_size=batch_size, rank=job.comm.rank, size=job.comm.size)
 
 
 class TellEpoch(keras.callbacks.Callback):
@@ -106,38 +107,52 @@ def fit(
     job: Job,
     model: keras.Model,
     batches: Any,
-    validation: tf.data.Dataset | None,
+    test: EvaluationPart | None,
     found: checkpoint.Checkpoint | None,
-    watchers: list[keras.callbacks.Callback],
+    proof: SyncProof,
+    record: Record,
 ) -> None:
     """Run Keras's own fit with the callbacks that keep ranks together."""
     plan = job.plan
+    epochs_done, steps_done = position(found)
     put_back = (lambda model: restore(model, found)) if found else None
     saver = Saver(
         job.comm,
         job.run.checkpoints,
         every_epochs=plan.config["checkpoint"]["every_epochs"],
+        every_steps=plan.config["checkpoint"]["every_steps"],
+        prove=proof.check,
         keep=plan.config["checkpoint"]["keep"],
         state={"plan_digest": plan.digest(), "global_batch_size": plan.global_batch_size},
+        found=found,
         on_saved=lambda path: job.write("checkpoint", path=path.name),
     )
     is_epochs = isinstance(batches, EpochBatches)
+    if is_epochs and not batches.order.is_even and is_distributed(model.optimizer):
+        model.optimizer.hvdtrain_reduction.weight = LossWeight(batches.order, steps_done)
     model.fit(
         batches.dataset() if is_epochs else batches,
         epochs=plan.epochs,
-        initial_epoch=found.state["epochs_done"] if found else 0,
-        validation_data=validation,
+        initial_epoch=epochs_done,
+        validation_data=test.batches if test else None,
         verbose=0,
         callbacks=[
             *([TellEpoch(batches)] if is_epochs else []),
             Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
-            GlobalMetrics(job.comm),
+            *([Resume(job.comm, found)] if found else []),
+            GlobalMetrics(job.comm, has_test_data=test is None or test.counts),
             *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
-            *watchers,
+            proof,
+            record,
             saver,
             AgreeStop(job.comm),
         ],
     )
+
+
+def position(found: checkpoint.Checkpoint | None) -> tuple[int, int]:
+    """Return (epochs, steps of the next one) that a checkpoint has behind it."""
+    return (found.state["epochs_done"], found.state.get("steps_done", 0)) if found else (0, 0)
 
 
 def newest_checkpoint(job: Job) -> tuple[checkpoint.Checkpoint | None, list[str]]:
@@ -186,8 +201,9 @@ def evaluate(job: Job) -> dict[str, Any]:
     if found is None:
         raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to evaluate")
     restore(model, found, with_optimizer=False)
-    batches = test_batches(job, data)
-    if batches is None:
+    test = test_part(job, data)
+    if test is None:
         raise UserCodeError(f"{job.plan.config['data']['source']} returns no test data to evaluate on")
-    model.evaluate(batches, verbose=0)
-    return {"run": str(job.run.path), "step": found.step, "metrics": global_results(model, job.comm)}
+    model.evaluate(test.batches, verbose=0)
+    results = global_results(model, job.comm, counts=test.counts)
+    return {"run": str(job.run.path), "step": found.step, "metrics": results}

@@ -14,7 +14,7 @@ from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
 from hvdtrain.train.comm import Comm, by_dtype, on_flat_buffer
 from hvdtrain.train.compat import seed_states, to_array
-from hvdtrain.train.data import EpochBatches, check_same_everywhere, evaluation_batches, shard
+from hvdtrain.train.data import EpochBatches, check_same_everywhere, evaluation_part, shard
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
@@ -146,7 +146,7 @@ def case_trajectory_equals_one_process(comm: Comm, folder: Path) -> dict:
 
     def train(rank: int, size: int, batch: int, optimizer) -> keras.Model:
         model = compiled(model_of(seed=3, with_norm=False), optimizer)
-        order = Order(len(x), batch, len(x) // (batch * size), 0, rank, size)
+        order = Order(len(x), batch * size, len(x) // (batch * size), 0, rank, size)
         batches = EpochBatches((x, y), order)
         # Only the distributed run talks to the other ranks.
         setup = [Setup(comm)] if size > 1 else []
@@ -228,13 +228,13 @@ def case_shards(comm: Comm, folder: Path) -> dict:
     num_examples = 103
     numbers = np.arange(num_examples)
     steps = num_examples // (5 * comm.size)
-    batches = EpochBatches((numbers, numbers), Order(num_examples, 5, steps, 11, comm.rank, comm.size))
+    batches = EpochBatches((numbers, numbers), Order(num_examples, 5 * comm.size, steps, 11, comm.rank, comm.size))
     dataset = batches.dataset()
     epochs = []
     for epoch in range(2):
         batches.epoch = epoch
         epochs.append([x.numpy().tolist() for x, _ in dataset])
-    evaluation = evaluation_batches((numbers, numbers), batch_size=7, rank=comm.rank, size=comm.size)
+    evaluation = evaluation_part((numbers, numbers), batch_size=7, rank=comm.rank, size=comm.size).batches
     evaluated = [int(number) for x, _ in evaluation for number in x]
     dealt = [int(x) for x in shard(tf.data.Dataset.range(num_examples), rank=comm.rank, size=comm.size)]
     return {"epochs": epochs, "evaluated": evaluated, "dealt": dealt}
@@ -275,7 +275,7 @@ def case_global_metrics(comm: Comm, folder: Path) -> dict:
     spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.update(logs))
     cut = len(x) - len(x) % comm.size
     train = slice(comm.rank * cut // comm.size, (comm.rank + 1) * cut // comm.size)
-    validation = evaluation_batches((x, y), batch_size=10, rank=comm.rank, size=comm.size)
+    validation = evaluation_part((x, y), batch_size=10, rank=comm.rank, size=comm.size).batches
     history = model.fit(
         x[train], y[train], batch_size=10, epochs=1, verbose=0, validation_data=validation,
         callbacks=[Setup(comm), GlobalMetrics(comm), spy],

@@ -48,7 +48,7 @@ def batches(name: str, arrays: Any, task: Task, rank: int) -> EpochBatches:
     )
     order = Order(
         num_examples=NUM_EXAMPLES,
-        batch_size=task.batch_size,
+        examples_per_step=task.batch_size * task.num_ranks,
         steps_per_epoch=steps,
         seed=0,
         rank=rank,

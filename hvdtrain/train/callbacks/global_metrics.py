@@ -17,13 +17,20 @@ from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
 
 
-def global_results(model: keras.Model, comm: Comm) -> dict[str, float]:
-    """Return all metric values over the union of the ranks' data. A collective: call it on every rank."""
+def global_results(model: keras.Model, comm: Comm, *, counts: bool = True) -> dict[str, float]:
+    """Return all metric values over the union of the ranks' data. A collective: call it on every rank.
+
+    Args:
+        model: Its metrics hold what this rank has seen.
+        comm: The ranks.
+        counts: False where this rank had no data of its own.
+    """
     if comm.size == 1:
         return _scalars(model)
     variables = [v for metric in compat.metric_leaves(model) if is_summable(metric) for v in metric.variables]
     local = [to_array(variable).copy() for variable in variables]
-    summed = comm.sum_arrays(local, name="metrics")
+    counted = local if counts else [np.zeros_like(array) for array in local]
+    summed = comm.sum_arrays(counted, name="metrics")
     _assign(variables, summed)
     results = _scalars(model)
     _assign(variables, local)
@@ -52,11 +59,17 @@ def _assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
 
 
 class GlobalMetrics(keras.callbacks.Callback):
-    """Put global values into the logs before any other callback sees them."""
+    """Put global values into the logs before any other callback sees them.
 
-    def __init__(self, comm: Comm) -> None:
+    Args:
+        comm: The ranks.
+        has_test_data: Whether this rank has test data of its own; if not, what it evaluates is not counted.
+    """
+
+    def __init__(self, comm: Comm, *, has_test_data: bool = True) -> None:
         super().__init__()
         self._comm = comm
+        self._has_test_data = has_test_data
         self._in_epoch = False
         self._train: dict[str, float] = {}
         self._validation: dict[str, float] = {}
@@ -72,7 +85,7 @@ class GlobalMetrics(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         """Take the evaluation's totals."""
-        self._validation = global_results(self.model, self._comm)
+        self._validation = global_results(self.model, self._comm, counts=self._has_test_data)
         if logs is not None:
             logs.update(self._validation)
 

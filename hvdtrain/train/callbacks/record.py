@@ -20,10 +20,12 @@ class Record(keras.callbacks.Callback):
         plan: The run's numbers.
         console: Where people look.
         write: Takes (kind, values) for `metrics.jsonl`; does nothing on other ranks.
+        steps_done: Steps of the first epoch that an earlier start of the run has done.
     """
 
-    def __init__(self, plan: Plan, console: Console, write: Callable[..., None]) -> None:
+    def __init__(self, plan: Plan, console: Console, write: Callable[..., None], *, steps_done: int = 0) -> None:
         super().__init__()
+        self._steps_done = steps_done
         self._plan = plan
         self._console = console
         self._write = write
@@ -39,7 +41,7 @@ class Record(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Move the bar."""
         self._steps = min(batch + 1, self._plan.steps_per_epoch)
-        if not self.first_step_time:
+        if not self.first_step_time and self._steps > self._steps_done:
             self.first_step_time = time.time()
             self._write("first_step", step=self._steps)
         self._console.bar(self._steps, self._plan.steps_per_epoch, f"loss {float((logs or {}).get('loss', 0)):.4f}")
@@ -52,7 +54,8 @@ class Record(keras.callbacks.Callback):
         """Write the record and say the line."""
         now = time.perf_counter()
         train_s = (self._train_ended or now) - self._began
-        rate = self._steps * self._plan.global_batch_size / max(train_s, 1e-9)
+        rate = (self._steps - self._steps_done) * self._plan.global_batch_size / max(train_s, 1e-9)
+        self._steps_done = 0
         values = {name: float(value) for name, value in (logs or {}).items()}
         self.last_logs = values
         self._write(
