@@ -156,7 +156,7 @@ def test_settings_that_do_not_go_together(settings, words):
         ),
         ({"training__deterministic": 1}, "training.deterministic: must be true or false; got 1"),
         ({"launch__max_restarts": 3}, "launch.max_restarts: must be 0; got 3"),
-        ({"data__remainder": "fill"}, "data.remainder: must be one of 'drop' or 'pad'; got 'fill'"),
+        ({"data__remainder": "fill"}, "data.remainder: must be one of 'drop', 'pad'; got 'fill'"),
         (
             {"name": 2024},
             "name: must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit; got 2024; "
