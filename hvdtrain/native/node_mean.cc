@@ -1,9 +1,14 @@
 // HvdtrainNodeMean: the mean of tensors over the ranks of one machine, through shared memory, inside a training step.
 //
-// All ranks map one file in /dev/shm: a header, one part for each rank, and one for the result. A collective is
+// All ranks map one file in /dev/shm: a header, and parts that each hold one rank's tensors. A collective is
 //
-//     write your tensors into your part;  meet;  add up your share of the elements, over all parts in the order of
-//     the ranks;  meet;  copy the whole result out.
+//     write your tensors into your part;  meet;  add up all parts, in the order of the ranks, straight into the outputs.
+//
+// Two sets of parts take turns: who writes into a set has met everybody since it was last read. Where there are many
+// ranks and much to add, work is shared instead:
+//
+//     write your tensors into your part;  meet;  add up your share of the elements into a part for the result;  meet;
+//     copy the whole result out.
 //
 // The order of the additions never changes, so all ranks get the same bits in every run. Who comes early looks at the
 // meeting's counter for a while, then sleeps on it (futex(2)) and leaves its core to those that still compute.
@@ -40,6 +45,7 @@ using tensorflow::shape_inference::InferenceContext;
 
 constexpr int kMaxRanks = 1024;
 constexpr int64_t kBlock = 4096;        // elements summed at a time, so that sums stay in the nearest cache
+constexpr int64_t kSmallBytes = 65536;  // of all ranks' parts: to read them all is quicker than to meet once more
 constexpr size_t kAlignment = 64;       // bytes of a cache line
 constexpr int kPausesPerClock = 32;     // looks at the counter between two looks at the clock
 
@@ -82,10 +88,13 @@ struct Ranks {
 class Segment {
  public:
   Segment(const std::string& path, const Ranks& ranks, size_t bytes)
-      : path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
+      : shares_work(ranks.size > 2 && bytes * ranks.size > kSmallBytes),
+        path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
+
+  const bool shares_work;
 
   absl::Status Open() {
-    const size_t total = sizeof(Header) + stride_ * (ranks_.size + 1);
+    const size_t total = sizeof(Header) + stride_ * (shares_work ? ranks_.size + 1 : 2 * ranks_.size);
     const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) return absl::InternalError(path_ + ": " + strerror(errno));
     // Reserve the memory now: a full /dev/shm would otherwise kill the process at some later write.
@@ -105,10 +114,12 @@ class Segment {
   }
 
   template <typename T>
-  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * rank); }
+  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * (turn_ * ranks_.size + rank)); }
 
   template <typename T>
   T* Result() const { return Part<T>(ranks_.size); }
+
+  void TakeTurns() { turn_ = 1 - turn_; }
 
   // Return when all ranks have come here.
   absl::Status Meet() {
@@ -177,6 +188,7 @@ class Segment {
   const std::string path_;
   const Ranks ranks_;
   const size_t stride_;
+  int turn_ = 0;
   Header* header_ = nullptr;
   char* parts_ = nullptr;
 };
@@ -219,15 +231,24 @@ class NodeMeanOp : public OpKernel {
       mine += tensor.NumElements();
     }
     OP_REQUIRES_OK(context, segment->Meet());
-    AddUp(*segment, total * ranks_.rank / ranks_.size, total * (ranks_.rank + 1) / ranks_.size);
-    OP_REQUIRES_OK(context, segment->Meet());
-    const T* result = segment->Result<T>();
+    if (segment->shares_work) {
+      const int64_t begin = total * ranks_.rank / ranks_.size, end = total * (ranks_.rank + 1) / ranks_.size;
+      AddUp(*segment, begin, end, segment->Result<T>() + begin);
+      OP_REQUIRES_OK(context, segment->Meet());
+    }
+    int64_t done = 0;
     for (int i = 0; i < tensors.size(); ++i) {
       Tensor* mean = nullptr;
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({i}, i, tensors[i].shape(), &mean));
-      memcpy(mean->data(), result, mean->NumElements() * sizeof(T));
-      result += mean->NumElements();
+      const int64_t count = mean->NumElements();
+      if (segment->shares_work) {
+        memcpy(mean->data(), segment->Result<T>() + done, count * sizeof(T));
+      } else {
+        AddUp(*segment, done, done + count, static_cast<T*>(mean->data()));
+      }
+      done += count;
     }
+    if (!segment->shares_work) segment->TakeTurns();
   }
 
  private:
@@ -243,7 +264,7 @@ class NodeMeanOp : public OpKernel {
     return absl::OkStatus();
   }
 
-  void AddUp(const Segment& segment, int64_t begin, int64_t end) const {
+  void AddUp(const Segment& segment, int64_t begin, int64_t end, T* result) const {
     using S = typename Sum<T>::Type;
     const S scale = S(1) / S(ranks_.size);
     S sum[kBlock];
@@ -255,8 +276,7 @@ class NodeMeanOp : public OpKernel {
         const T* part = segment.Part<T>(rank) + at;
         for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<S>(part[k]);
       }
-      T* result = segment.Result<T>() + at;
-      for (int64_t k = 0; k < count; ++k) result[k] = static_cast<T>(sum[k] * scale);
+      for (int64_t k = 0; k < count; ++k) *result++ = static_cast<T>(sum[k] * scale);
     }
   }
 

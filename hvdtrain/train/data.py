@@ -13,7 +13,6 @@ from hvdtrain.errors import UserCodeError
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.order import NO_EXAMPLE, Order
 
-
 UNSEEDED = (
     "the dataset is shuffled without a seed, so each rank has its own order and the parts would overlap; "
     "write shuffle(n, seed=0) (it still differs from epoch to epoch), or shuffle after shard"

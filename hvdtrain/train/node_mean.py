@@ -56,7 +56,8 @@ class NodeMean:
         if segment in self._segments:
             return True
         dtype = tensors[0].dtype
-        needed = dtype.size * sum(tensor.shape.num_elements() for tensor in tensors) * (self._size + 1)
+        # An upper bound: two sets of parts where each rank adds up all, one and the result where they share the work.
+        needed = dtype.size * sum(tensor.shape.num_elements() for tensor in tensors) * 2 * self._size
         if dtype not in DTYPES or needed > self._bytes_left:
             return False
         self._segments.add(segment)
