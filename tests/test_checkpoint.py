@@ -134,6 +134,17 @@ def test_other_files_beside_a_checkpoint_are_ignored(tmp_path):
     assert checkpoint.load_newest(tmp_path)[0] is not None
 
 
+@pytest.mark.parametrize("make_it", [Path.touch, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_only_has_the_name_of_a_checkpoint_is_passed_over(tmp_path, make_it):
+    checkpoint.save(tmp_path, make(5), keep=1)
+    make_it(tmp_path / "step_00000006")
+    found, complaints = checkpoint.load_newest(tmp_path)
+    assert found is not None
+    assert len(complaints) == 1
+    checkpoint.save(tmp_path, make(5), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -180,7 +180,7 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     while True:
         listed = _candidates(root)
         found, complaints = _newest_valid([path for path, *_ in listed])
-        if not complaints or _candidates(root) == listed:
+        if (found and not complaints) or _candidates(root) == listed:
             break
     if complaints and found is None:
         raise CorruptError("no valid checkpoint is left: " + "; ".join(complaints))
@@ -188,7 +188,7 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _newest_valid(directories: list[Path]) -> tuple[Checkpoint | None, list[str]]:
-    complaints = []
+    complaints: list[str] = []
     for directory in directories:
         try:
             return load(directory), complaints
@@ -199,17 +199,15 @@ def _newest_valid(directories: list[Path]) -> tuple[Checkpoint | None, list[str]
 
 def _candidates(root: Path) -> list[tuple[Path, int, int]]:
     """Return what could be loaded, newest first, each with what tells it from a successor of the same name."""
-    try:
-        found = _matching(root, rf"(?:{re.escape(ASIDE)})?step_\d{{8,}}")
-    except OSError as error:
-        raise CorruptError(f"{root}: cannot be read ({error})") from error
-    found.sort(key=lambda path: (step_of(path), not path.name.startswith(ASIDE)), reverse=True)
-    status = []
-    for path in found:
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            status.append((path, stat.st_ino, stat.st_ctime_ns))
-    return status
+    while True:
+        try:
+            found = _matching(root, rf"(?:{re.escape(ASIDE)})?step_\d{{8,}}")
+            found.sort(key=lambda path: (step_of(path), not path.name.startswith(ASIDE)), reverse=True)
+            return [(path, (status := path.lstat()).st_ino, status.st_ctime_ns) for path in found]
+        except FileNotFoundError:
+            continue  # moved since it was listed, to another name that must not be missed
+        except OSError as error:
+            raise CorruptError(f"{root}: cannot be read ({error})") from error
 
 
 def step_of(directory: Path) -> int:
@@ -267,7 +265,10 @@ def clear_temporary(root: Path) -> None:
         else:
             os.rename(path, final)
     for path in root.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def match_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
