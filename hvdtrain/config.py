@@ -189,7 +189,11 @@ class CheckpointConfig(Section):
         1, description="Epochs between two saves. null: only at the end of training."
     )
     keep: PositiveInt = Field(3, description="How many checkpoints stay; older ones are removed.")
-    on_error: Literal["stop"] = Field("stop", description="What happens when a checkpoint cannot be written.")
+    on_error: Literal["stop"] = Field(
+        "stop",
+        description="What happens when a checkpoint cannot be written. stop: training ends once that is known, with "
+        "the next steps, since checkpoints are written while training goes on. Only stop in this release.",
+    )
 
 
 class LaunchConfig(Section):

@@ -72,8 +72,9 @@ def start(run: RunDir) -> int:
         code = execute(
             [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
         )
-    if code in (int(ExitCode.INTERRUPTED), 143, 129):
+    if code:
         clear_leftovers(run)
+    if code in (int(ExitCode.INTERRUPTED), 143, 129):
         talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: {program()} run --resume {run.short_id}")
         return code
     if code == 0 and run.finished.exists():

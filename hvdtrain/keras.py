@@ -121,7 +121,8 @@ def callbacks(
         resume: Start from the newest checkpoint in `checkpoint_dir`; pass `initial_epoch=hk.initial_epoch(...)` to fit.
 
     Raises:
-        UserCodeError: Before `init`, or for `resume` without `checkpoint_dir`.
+        UserCodeError: Before `init`, or for `resume` without `checkpoint_dir`. In fit, without `resume`: if the
+            directory holds checkpoints of later steps than training starts at.
         CorruptError: If checkpoints exist and none of them is valid.
     """
     comm = _require_world().comm
@@ -143,7 +144,7 @@ def callbacks(
 def initial_epoch(checkpoint_dir: str | os.PathLike[str]) -> int:
     """Return the epochs that the newest valid checkpoint has behind it; 0 without one."""
     found, _ = _checkpoint.load_newest(Path(checkpoint_dir))
-    return int(found.state["epochs_done"]) if found else 0
+    return found.position[0] if found else 0
 
 
 def scaled_learning_rate(

@@ -54,6 +54,9 @@ ARMS = {
         ),
     )
 }
+SAVING = dataclasses.replace(
+    ARMS["hvdtrain"], name="hvdtrain saving", kind="hvdtrain saving", text="the same with checkpoints on the disk"
+)
 AGAIN = dataclasses.replace(ARMS["hvdtrain"], name="hvdtrain again", text="the first arm once more (A/A control)")
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hvdtrain.bench import report, startup
-from hvdtrain.bench.arms import AGAIN, ARMS, Arm, variant
+from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, Arm, variant
 from hvdtrain.bench.launch import launch_arm
 from hvdtrain.bench.machine import describe
 from hvdtrain.bench.rounds import Launch, Ledger, run_rounds
@@ -49,6 +49,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--vary", action="append", default=[], metavar="NAME=VALUE", help="one more arm: hvdtrain with this changed"
     )
+    parser.add_argument(
+        "--save-every", type=positive, metavar="STEPS", help="one more arm: the product saving every STEPS steps"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="wanted length of a timed section (default 4)")
     parser.add_argument("--batch-size", type=positive, default=128, help="examples per rank and step (default 128)")
     parser.add_argument("--steps-per-execution", type=positive, default=20, help="on every arm (default 20)")
@@ -70,6 +73,7 @@ def check_sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
                 batch_size=options.batch_size,
                 num_ranks=options.ranks,
                 steps_per_execution=options.steps_per_execution,
+                steps_per_save=options.save_every,
             )
     except ValueError as error:
         parser.error(str(error))
@@ -123,6 +127,8 @@ def conditions(options: argparse.Namespace) -> str:
         return f"{text}, {startup.NUM_EXAMPLES} synthetic examples of 28 x 28 x 1; imports and tracing included."
     if options.memory:
         text += ", the most memory a rank holds while it trains, libraries and data (180 MB) included"
+    if options.save_every:
+        text += f", a checkpoint every {options.save_every} steps on the saving arm"
     return (
         f"{text}, {options.steps_per_execution} steps per execution, Adam, {NUM_EXAMPLES} synthetic float32 examples "
         "of 28 x 28 x 1 in memory; at least 40 steps of warm-up left out; timed sections of about "
@@ -134,6 +140,7 @@ def throughput_arms(options: argparse.Namespace) -> list[Arm]:
     """Return the arms of the throughput mode, in the order of the table."""
     return [
         *(ARMS[name] for name in options.arms),
+        *([SAVING] if options.save_every else []),
         *([AGAIN] if options.aa else []),
         *(variant(change) for change in options.vary),
     ]
@@ -172,6 +179,7 @@ def throughput_launch(
         steps_per_execution=options.steps_per_execution,
         num_ranks=1 if is_alone else options.ranks,
         directory="",
+        steps_per_save=options.save_every,
     )
     return partial(launch_arm, arm, task, facts, options.ranks)
 

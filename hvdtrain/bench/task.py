@@ -20,13 +20,14 @@ class Task:
     """One launch of one arm.
 
     Args:
-        kind: `hvdtrain`, `hand-written`, `ceiling` or `one process`.
+        kind: `hvdtrain`, `hvdtrain saving`, `hand-written`, `ceiling` or `one process`.
         models: Trained one after another.
         seconds: Wanted length of each timed section.
         batch_size: Examples per rank and step.
         steps_per_execution: Steps per call into TensorFlow.
         num_ranks: Processes that meet.
         directory: Where they meet and leave their results.
+        steps_per_save: Steps between two checkpoints, where they are measured; epochs are then two of these long.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Task:
     steps_per_execution: int
     num_ranks: int
     directory: str
+    steps_per_save: int | None = None
 
     @property
     def path(self) -> Path:
@@ -53,13 +55,24 @@ class Task:
         return cls(**{**data, "models": tuple(data["models"])})
 
 
-def steps_per_epoch(model: str, *, batch_size: int, num_ranks: int, steps_per_execution: int) -> int:
+def steps_per_epoch(
+    model: str, *, batch_size: int, num_ranks: int, steps_per_execution: int, steps_per_save: int | None = None
+) -> int:
     """Return the steps of one epoch: whole executions only, and no more than the data hold.
 
     >>> steps_per_epoch("fc64", batch_size=128, num_ranks=2, steps_per_execution=20)
     220
+    >>> steps_per_epoch("cnn", batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50)
+    100
     """
     most = NUM_EXAMPLES // (batch_size * num_ranks)
+    if steps_per_save:
+        if steps_per_save % steps_per_execution or 2 * steps_per_save > most:
+            raise ValueError(
+                f"{steps_per_save} steps between checkpoints must be whole executions of {steps_per_execution} steps, "
+                f"and two of them an epoch of at most {most} steps"
+            )
+        return 2 * steps_per_save
     num_executions = min(EPOCH_STEPS[model], most) // steps_per_execution
     if num_executions == 0:
         raise ValueError(

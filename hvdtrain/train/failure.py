@@ -19,6 +19,8 @@ from hvdtrain.errors import ExitCode, HvdtrainError
 
 # A rank whose peer has failed waits this long for the launcher to end it, so that the first error stays on top.
 GRACE_S = 5.0
+# A checkpoint that is being written, here or by rank 0, gets this long before this process ends.
+SAVE_S = 60.0
 
 
 class PeerFailedError(HvdtrainError):
@@ -62,8 +64,19 @@ def fail(error: BaseException, *, rank: int, record: Path | None, console: TextI
         print(text, file=console, flush=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    _finish_saves(console)
     _leave_node()
     os._exit(code)
+
+
+def _finish_saves(console: TextIO) -> None:
+    """Let a checkpoint that is being written come to the disk, and say so if it cannot.
+
+    Before other ranks or the launcher notice that this one leaves: they would end rank 0, which writes.
+    """
+    background = sys.modules.get("hvdtrain.train.background")
+    for text in background.finish_all(SAVE_S) if background is not None else []:
+        print(f"hvdtrain: {text}", file=console, flush=True)
 
 
 def _leave_node() -> None:
@@ -144,6 +157,7 @@ def install_excepthook(rank: int) -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
+            _finish_saves(sys.stderr)
             _leave_node()
             os._exit(int(ExitCode.INTERRUPTED))
         fail(error.with_traceback(trace), rank=rank, record=None)

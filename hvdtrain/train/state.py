@@ -46,11 +46,12 @@ def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool 
     """
     variables = named_variables(model, with_optimizer=with_optimizer)
     wanted = ("model/", "seed/", "optimizer/") if with_optimizer else ("model/", "seed/")
-    arrays = {
-        name: array
-        for name, array in checkpoint.arrays.items()
-        if name.startswith(wanted)
-    }
+    arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(wanted)}
     match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
-        variable.assign(np.asarray(arrays[name]))
+        variable.assign(_typed(arrays[name], variable))
+
+
+def _typed(array: np.ndarray, variable: keras.Variable) -> np.ndarray:
+    """Return an array with its type: NumPy itself has no bfloat16 and stores the bits without a name."""
+    return array.view(to_array(variable).dtype) if array.dtype.kind == "V" else array

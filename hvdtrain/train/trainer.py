@@ -152,7 +152,7 @@ def fit(
 
 def position(found: checkpoint.Checkpoint | None) -> tuple[int, int]:
     """Return (epochs, steps of the next one) that a checkpoint has behind it."""
-    return (found.state["epochs_done"], found.state.get("steps_done", 0)) if found else (0, 0)
+    return found.position if found else (0, 0)
 
 
 def newest_checkpoint(job: Job) -> tuple[checkpoint.Checkpoint | None, list[str]]:

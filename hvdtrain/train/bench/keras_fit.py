@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from hvdtrain import metrics as records
 from hvdtrain.bench.task import Task
 from hvdtrain.train.bench import problems
 from hvdtrain.train.bench.stopwatch import Stopwatch
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Setup, SyncProof
+from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof
 from hvdtrain.train.callbacks.record import Record
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
@@ -43,7 +44,7 @@ class Timer(keras.callbacks.Callback):
 
 
 def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, comm: Comm | None) -> None:
-    """Train one model; with a Comm as the product does, without evaluation and checkpoints.
+    """Train one model; with a Comm as the product does, without evaluation, and with checkpoints if asked for.
 
     Args:
         name: The model.
@@ -61,14 +62,15 @@ def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, co
         steps_per_execution=task.steps_per_execution,
         jit_compile=False,
     )
-    ours = [] if comm is None else product_callbacks(comm, batches, Path(task.directory))
+    ours = [] if comm is None else product_callbacks(comm, batches, task)
     callbacks = [TellEpoch(batches), *ours, Timer(stopwatch)]
     model.fit(batches.dataset(), epochs=ENDLESS, verbose=0, callbacks=callbacks)
 
 
-def product_callbacks(comm: Comm, batches: EpochBatches, directory: Path) -> list[keras.callbacks.Callback]:
-    """Return what `hvdtrain run` adds to fit, save for the checkpoints."""
+def product_callbacks(comm: Comm, batches: EpochBatches, task: Task) -> list[keras.callbacks.Callback]:
+    """Return what `hvdtrain run` adds to fit; the checkpoints on the saving arm only."""
     order = batches.order
+    directory = Path(task.directory)
     plan: Any = SimpleNamespace(
         steps_per_epoch=order.steps_per_epoch, global_batch_size=order.batch_size * order.size, epochs=ENDLESS
     )
@@ -77,10 +79,23 @@ def product_callbacks(comm: Comm, batches: EpochBatches, directory: Path) -> lis
         if comm.rank == 0:
             records.append_record(directory / "metrics.jsonl", records.record_line(kind, time.time(), **values))
 
+    proof = SyncProof(comm, CHECK_EVERY_STEPS)
+    savers = []
+    if task.kind == "hvdtrain saving":
+        savers = [
+            Saver(
+                comm,
+                Path(tempfile.mkdtemp(prefix="checkpoints-", dir=directory)),
+                every_steps=task.steps_per_save,
+                prove=proof.check,
+                on_saved=lambda path: write("checkpoint", path=path.name),
+            )
+        ]
     return [
         Setup(comm),
         GlobalMetrics(comm),
-        SyncProof(comm, CHECK_EVERY_STEPS),
+        proof,
         Record(plan, Console(None, has_bar=False), write),
+        *savers,
         AgreeStop(comm),
     ]

@@ -45,6 +45,7 @@ def batches(name: str, arrays: Any, task: Task, rank: int) -> EpochBatches:
         batch_size=task.batch_size,
         num_ranks=task.num_ranks,
         steps_per_execution=task.steps_per_execution,
+        steps_per_save=task.steps_per_save,
     )
     order = Order(
         num_examples=NUM_EXAMPLES,

@@ -61,7 +61,7 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         self._comm = comm
         self._found = found
-        self._steps_done = int(found.state.get("steps_done", 0))
+        self._steps_done = found.position[1]
         self._is_first_epoch = True
 
     def on_train_begin(self, logs: Any = None) -> None:

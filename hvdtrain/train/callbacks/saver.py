@@ -1,14 +1,17 @@
-"""Rank 0 saves at the end of epochs and, if wanted, within them; the others wait for nothing."""
+"""Rank 0 saves after epochs and, if wanted, within them, while training goes on; the others wait for nothing."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from hvdtrain.errors import CorruptError, UserCodeError
 from hvdtrain.train import checkpoint, compat
+from hvdtrain.train.background import BackgroundWriter
 from hvdtrain.train.callbacks.resume import metric_totals
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.comm import Comm
@@ -18,7 +21,9 @@ from hvdtrain.train.state import capture
 class Saver(keras.callbacks.Callback):
     """Write a checkpoint every N epochs, every N steps, and at the end of training.
 
-    Place it after `SyncProof`, so that only a state proven equal on all ranks is saved.
+    Place it after `SyncProof`, so that only a state proven equal on all ranks is saved. A save takes a copy and hands
+    it to a thread. What goes wrong there stops the training with the next batch, save or end of the fit; a process
+    that ends by an exception waits for the thread (see failure.py).
 
     Args:
         comm: The ranks; rank 0 alone writes.
@@ -29,7 +34,7 @@ class Saver(keras.callbacks.Callback):
         keep: How many stay.
         state: What to remember beside the arrays.
         found: The checkpoint training starts from.
-        on_saved: Called with the checkpoint's directory.
+        on_saved: Called with the checkpoint's directory once it is on disk, in the writing thread.
     """
 
     def __init__(
@@ -51,12 +56,36 @@ class Saver(keras.callbacks.Callback):
         self._every_epochs = every_epochs
         self._every_steps = every_steps
         self._prove = prove or (lambda: None)
-        self._keep = keep
         self._state = state or {}
-        self._on_saved = on_saved
-        self._epochs_done = found.state["epochs_done"] if found else 0
-        self._steps_done = found.state.get("steps_done", 0) if found else 0
-        self._saved = (self._epochs_done, self._steps_done) if found else None
+        self._writer = BackgroundWriter(root, keep=keep, is_writer=comm.rank == 0, on_saved=on_saved)
+        self._epochs_done, self._steps_done = found.position if found else (0, 0)
+        self._saved = (*found.position, found.step) if found else None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Refuse a directory in which what this training saves would not be the newest.
+
+        Raises:
+            UserCodeError: On all ranks, if it holds a valid checkpoint of a later step than training starts at.
+        """
+        step = compat.steps_taken(self.model)
+        later = ""
+        if self._comm.rank == 0:
+            checkpoint.clear_temporary(self._root)  # others wait for what is being written, not for what was left
+            later = self._valid_after(step)
+        later = self._comm.gather_json(later, name="saver")[0]
+        if later:
+            raise UserCodeError(
+                f"{later} is of a later step than this training starts at ({step}): it would go on being taken for the "
+                "newest. Go on from it (resume), or save to another directory, or move it away"
+            )
+
+    def _valid_after(self, step: int) -> str:
+        for directory in reversed(checkpoint.checkpoints(self._root)):
+            if checkpoint.step_of(directory) > step:
+                with contextlib.suppress(CorruptError):
+                    checkpoint.verify(directory)
+                    return str(directory)
+        return ""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remember how many epochs are done."""
@@ -64,6 +93,7 @@ class Saver(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Save within an epoch when it is time, and where training stops before its end. All ranks count alike."""
+        self._writer.check()
         steps = self._in_epoch(batch + 1)
         before, self._steps_done = self._steps_done, max(steps, self._steps_done)
         if steps <= before or steps == self.params.get("steps"):
@@ -82,17 +112,22 @@ class Saver(keras.callbacks.Callback):
             self.save()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Save the last state if that has not been done; a fit that had no epoch left to do has nothing new."""
+        """Save the last state if that has not been done, and see everything to the disk.
+
+        A fit that had no epoch left to do has nothing new.
+        """
         if self._epochs_done:
             self.save()
+        self._writer.flush()
 
     def _in_epoch(self, steps: int) -> int:
         """Return the steps really done: the last execution of an epoch may be a short one."""
         return min(steps, self.params.get("steps") or steps)
 
     def save(self) -> None:
-        """Write the present state, on rank 0, unless it is on disk already. A collective within an epoch."""
-        position = (self._epochs_done, self._steps_done)
+        """Begin to write the present state, on rank 0, unless that is done already. A collective within an epoch."""
+        step = compat.steps_taken(self.model)
+        position = (self._epochs_done, self._steps_done, step)
         if position == self._saved:
             return
         self._saved = position
@@ -105,7 +140,5 @@ class Saver(keras.callbacks.Callback):
             "steps_done": self._steps_done,
             "world_size": self._comm.size,
         }
-        step = compat.steps_taken(self.model)
-        path = checkpoint.save(self._root, capture(self.model, step=step, state=state, totals=totals), keep=self._keep)
-        if self._on_saved is not None:
-            self._on_saved(path)
+        self._writer.flush()  # before the copy is made: there is never more than one
+        self._writer.write(capture(self.model, step=step, state=state, totals=totals))
