@@ -24,7 +24,19 @@ from hvdtrain import scaling
 from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
 from hvdtrain.train import checkpoint as _checkpoint
 from hvdtrain.train import data as _data
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
+from hvdtrain.train import inference as _inference
+from hvdtrain.train.callbacks import (
+    AgreeStop,
+    GlobalMetrics,
+    Saver,
+    Setup,
+    SyncProof,
+    TellEpoch,
+    WeighUneven,
+    check_callbacks,
+    on_this_rank,
+)
+from hvdtrain.train.comm import Comm
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
@@ -35,8 +47,11 @@ __all__ = [
     "DistributedOptimizer",
     "World",
     "callbacks",
+    "evaluate",
+    "evaluation_part",
     "init",
     "initial_epoch",
+    "predict",
     "scaled_learning_rate",
     "shard",
 ]
@@ -85,24 +100,96 @@ def DistributedOptimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimiz
     return distribute(optimizer, _require_world().comm)
 
 
-def shard(dataset: Any) -> Any:
-    """Return this rank's part of a `tf.data.Dataset`: disjoint from the others', as many elements on every rank.
+def shard(
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    remainder: str = "drop",
+    length: int | None = None,
+) -> Any:
+    """Return this rank's part of the training data: disjoint from the others', as many steps on every rank.
 
-    Elements are dealt out in turn; if the dataset is batched, whole batches are. What does not go round is left
-    out. Shuffle with a seed before, or without one after.
+    - Arrays - (x, y), (x, y, sample weights), with tuples and dicts of arrays in place of one - become a
+      `tf.data.Dataset` of batches. Their order follows from the seed and the epoch, not from the number of ranks;
+      tell `callbacks` about them with `data=`.
+    - The elements of a `tf.data.Dataset` (batches, if it is batched) and the batches of a PyDataset are dealt out in
+      turn. What does not go round is left out. Shuffle with a seed before, or without one after.
+    - A generator function is run on every rank, which keeps its own share of the batches.
+
+    Args:
+        data: The same on every rank.
+        batch_size: Arrays only: examples of one rank in a step.
+        seed: Arrays only: decides their order.
+        remainder: Arrays only: `drop` what does not fill a global batch, or `pad`: use it, each example with its
+            weight.
+        length: Elements in an epoch, for a generator function and a dataset of unknown cardinality. One that ends
+            earlier stops all ranks.
 
     Raises:
-        UserCodeError: If the cardinality is unknown, the dataset is shuffled without a seed, or ranks differ.
+        UserCodeError: If the data cannot be cut so, are fewer than the ranks, or differ between ranks.
     """
-    world = _require_world()
-    part = _data.shard(dataset, rank=world.rank, size=world.size)
-    _data.check_same_everywhere(dataset, world.comm)
-    return part
+    options = {"batch_size": batch_size, "seed": seed, "remainder": remainder, "length": length}
+    return _data.training_part(data, _require_world().comm, **options)
+
+
+def evaluation_part(data: Any, *, batch_size: int | None = None) -> Any:
+    """Return this rank's part of validation data: `fit(..., validation_data=hk.evaluation_part((x, y)))`.
+
+    Nothing is left out: parts differ in size, and may be empty on some ranks. The metrics that callbacks see are
+    those of all data.
+
+    Args:
+        data: Arrays, a `tf.data.Dataset` or a PyDataset, the same on every rank.
+        batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
+    """
+    comm = _require_world().comm
+    return _data.evaluation_part(data, batch_size=batch_size, rank=comm.rank, size=comm.size).batches
+
+
+def evaluate(model: keras.Model, data: Any, *, batch_size: int | None = None) -> dict[str, float]:
+    """Return the compiled loss and metrics over all of the data, each rank having evaluated its part.
+
+    Call it on every rank; all get the same values, those of one process up to rounding.
+
+    Args:
+        model: The same on every rank, as it is after `fit`.
+        data: As for `evaluation_part`: (x, y), (x, y, sample weights), a `tf.data.Dataset` or a PyDataset.
+        batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
+
+    Raises:
+        UserCodeError: If there is no example.
+        OutOfSyncError: If ranks hold different weights.
+    """
+    return _inference.evaluate(model, data, _require_world().comm, batch_size=batch_size)
+
+
+def predict(model: keras.Model, data: Any, *, batch_size: int | None = None, on_all_ranks: bool = True) -> Any:
+    """Return the model's outputs for all of the data in their order, each rank having predicted its part.
+
+    Call it on every rank. All predictions are held in memory wherever they are returned.
+
+    Args:
+        model: The same on every rank, as it is after `fit`.
+        data: Inputs: an array, tuples or dicts of such, a `tf.data.Dataset` or a PyDataset.
+        batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
+        on_all_ranks: False returns None on all ranks but rank 0, and spares their memory.
+
+    Returns:
+        An array, or what the model returns with arrays in it.
+
+    Raises:
+        UserCodeError: If there is no example, or an output is no array of numbers.
+        OutOfSyncError: If ranks hold different weights.
+    """
+    comm = _require_world().comm
+    return _inference.predict(model, data, comm, batch_size=batch_size, on_all_ranks=on_all_ranks)
 
 
 def callbacks(
     user_callbacks: Sequence[keras.callbacks.Callback] = (),
     *,
+    data: Any = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     check_every_steps: int | None = 200,
     keep: int = 3,
@@ -115,14 +202,17 @@ def callbacks(
 
     Args:
         user_callbacks: Your own, in their order.
+        data: The training data, if `shard` made them from arrays (and what you made from that by map and the like):
+            they are told each epoch.
         checkpoint_dir: Where rank 0 saves after each epoch; None saves nothing.
         check_every_steps: Steps between two comparisons of all replicas; None for each epoch's end only.
         keep: Checkpoints that stay.
         resume: Start from the newest checkpoint in `checkpoint_dir`; pass `initial_epoch=hk.initial_epoch(...)` to fit.
 
     Raises:
-        UserCodeError: Before `init`, or for `resume` without `checkpoint_dir`. In fit, without `resume`: if the
-            directory holds checkpoints of later steps than training starts at.
+        UserCodeError: Before `init`, for `resume` without `checkpoint_dir`, and for callbacks that would undo what
+            hvdtrain does. In fit, without `resume`: if the directory holds checkpoints of later steps than training
+            starts at.
         CorruptError: If checkpoints exist and none of them is valid.
     """
     comm = _require_world().comm
@@ -131,14 +221,23 @@ def callbacks(
     root = Path(checkpoint_dir) if checkpoint_dir is not None else None
     found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
     saver = [Saver(comm, root, keep=keep)] if root is not None else []
+    check_callbacks(user_callbacks, saves=bool(saver), resumes=resume)
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
+        *_for_data(data, comm),
         GlobalMetrics(comm),
         *on_this_rank(list(user_callbacks), comm),
         SyncProof(comm, check_every_steps),
         *saver,
         AgreeStop(comm),
     ]
+
+
+def _for_data(data: Any, comm: Comm) -> list[keras.callbacks.Callback]:
+    batches = _data.origin(data)
+    if isinstance(batches, _data.EpochBatches):
+        return [WeighUneven(comm, batches.order), TellEpoch(batches)]
+    return []
 
 
 def initial_epoch(checkpoint_dir: str | os.PathLike[str]) -> int:

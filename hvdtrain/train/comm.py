@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from hvdtrain.train.node_mean import NodeMean, leave
 
+PIECE_BYTES = 2**24  # of each rank in one message of gathered arrays
+
 
 class Comm(Protocol):
     """A world of ranks."""
@@ -42,6 +44,16 @@ class Comm(Protocol):
 
     def gather_json(self, value: Any, name: str) -> list[Any]:
         """Return every rank's value, in rank order. Also a barrier."""
+        ...
+
+    def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
+        """Return every rank's array, in rank order; they differ in the first dimension at most.
+
+        Args:
+            array: This rank's.
+            name: Of the collective.
+            keep: False returns nothing here, and what arrives is not kept.
+        """
         ...
 
     def shutdown(self) -> None:
@@ -76,6 +88,10 @@ class SoloComm:
     def gather_json(self, value: Any, name: str) -> list[Any]:
         """Return the value alone."""
         return [json.loads(json.dumps(value))]
+
+    def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
+        """Return the array alone."""
+        return [array] if keep else []
 
     def shutdown(self) -> None:
         """Do nothing."""
@@ -136,6 +152,24 @@ class HorovodComm:
         text = np.frombuffer(json.dumps(value).encode() + b"\0", np.uint8)
         gathered = self._hvd.allgather(tf.constant(text), name=f"hvdtrain.{name}").numpy().tobytes()
         return [json.loads(part) for part in gathered.split(b"\0")[:-1]]
+
+    def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
+        """Return every rank's array, sent as raw bytes in pieces, since MPI counts them in 32 bits."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        sizes = self.gather_json([len(array), len(data)], name=f"{name}.sizes")
+        received: list[list[np.ndarray]] = [[] for _ in range(self.size)]
+        for begin in range(0, max(size for _, size in sizes), PIECE_BYTES):
+            piece = tf.constant(data[begin : begin + PIECE_BYTES])
+            pieces = self._hvd.allgather(piece, name=f"hvdtrain.{name}").numpy()
+            ends = np.cumsum([min(max(size - begin, 0), PIECE_BYTES) for _, size in sizes])
+            for mine, part in zip(received, np.split(pieces, ends[:-1]), strict=True):
+                mine += [part] * keep
+        if not keep:
+            return []
+        return [
+            np.concatenate([np.empty(0, np.uint8), *mine]).view(array.dtype).reshape(rows, *array.shape[1:])
+            for (rows, _), mine in zip(sizes, received, strict=True)
+        ]
 
     def shutdown(self) -> None:
         """Leave Horovod's world."""

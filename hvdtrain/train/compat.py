@@ -66,6 +66,13 @@ def metric_variables(model: keras.Model) -> list[keras.Variable]:
     return [variable for metric in metric_leaves(model) for variable in metric.variables]
 
 
+def validation_data(model: keras.Model) -> Any:
+    """Return the dataset that `fit` validates on, or None outside of `fit`."""
+    iterator = getattr(model, "_eval_epoch_iterator", None)
+    adapter = iterator.data_adapter if iterator is not None else None
+    return getattr(adapter, "_dataset", None) or getattr(adapter, "py_dataset", None)
+
+
 def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int) -> None:
     """Let the next calls of the train function take their batches and do nothing, until `steps` batches are gone.
 

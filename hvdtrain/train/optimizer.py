@@ -24,17 +24,21 @@ class LossWeight:
     Args:
         order: This replica's.
         steps_done: Steps of the epoch that are done when training begins.
+
+    Attributes:
+        changes: Whether the last step of an epoch has another number of examples than the others.
     """
 
     def __init__(self, order: Order, steps_done: int = 0) -> None:
         self._ordinary, self._last = order.loss_weights
+        self.changes = not order.is_whole
         self._steps_per_epoch = order.steps_per_epoch
         self._step = tf.Variable(steps_done, dtype=tf.int64, trainable=False)
 
     def next(self) -> tf.Tensor:
         """Return the weight of the next step."""
         step = self._step.assign_add(1, read_value=True) % self._steps_per_epoch
-        return tf.where(step == 0, self._last, self._ordinary)
+        return tf.where(step == 0, tf.constant(self._last, tf.float64), tf.constant(self._ordinary, tf.float64))
 
 
 class Reduction:
@@ -73,6 +77,25 @@ class Reduction:
         by_place = dict(zip(dense, averaged, strict=False))
         by_place |= {i: self.comm.average_rows(gradient, name=f"rows.{i}") for i, gradient in rows.items()}
         return [by_place.get(i) for i in range(len(gradients))]
+
+
+def set_loss_weight(model: keras.Model, weight: LossWeight | None) -> None:
+    """Give the model's distributed optimizer what this replica's losses count for; the train function is built anew.
+
+    Raises:
+        UserCodeError: With gradient accumulation, which averages several steps with one weight.
+    """
+    if not is_distributed(model.optimizer):
+        return
+    reduction = model.optimizer.hvdtrain_reduction
+    if weight is not None and weight.changes and reduction.is_per_update:
+        raise UserCodeError(
+            "remainder='pad' does not go with gradient_accumulation_steps: the smaller last batch would weigh as much "
+            "as a whole one; use 'drop'"
+        )
+    if weight is not reduction.weight:
+        reduction.weight = weight
+        model.train_function = None
 
 
 def weighted(gradient: Any, weight: tf.Tensor) -> Any:

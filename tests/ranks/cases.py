@@ -14,13 +14,14 @@ from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
 from hvdtrain.train.comm import Comm, by_dtype, on_flat_buffer
 from hvdtrain.train.compat import seed_states, to_array
-from hvdtrain.train.data import EpochBatches, check_same_everywhere, evaluation_part, shard
+from hvdtrain.train.data import EpochBatches, evaluation_part
+from hvdtrain.train.deal import check_same_everywhere, shard
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import capture, restore
 from hvdtrain.train.sync import broadcast_state, shared_variables
-from tests.ranks import semantics
+from tests.ranks import callbacks, inference, semantics, sources
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -38,7 +39,8 @@ def all_cases() -> dict:
     """Return name -> case(comm, folder)."""
     cases: dict = {
         name.removeprefix("case_"): value
-        for name, value in {**globals(), **vars(semantics)}.items()
+        for module in (globals(), *map(vars, (semantics, callbacks, sources, inference)))
+        for name, value in module.items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }
     for name, make in OPTIMIZERS.items():

@@ -1,28 +1,12 @@
-"""The user's own callbacks under several ranks: writers on rank 0 only, and one decision for all."""
+"""One decision for all ranks to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from hvdtrain.train.comm import Comm
-
-# These write files; on other ranks they would write the same file again, at the same time.
-WRITERS = (
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.BackupAndRestore,
-    keras.callbacks.CSVLogger,
-    keras.callbacks.TensorBoard,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.RemoteMonitor,
-)
-
-
-def on_this_rank(callbacks: Sequence[keras.callbacks.Callback], comm: Comm) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that run on this rank: all on rank 0, all but the writers elsewhere."""
-    return [callback for callback in callbacks if comm.rank == 0 or not isinstance(callback, WRITERS)]
 
 
 class AgreeStop(keras.callbacks.Callback):

@@ -10,7 +10,7 @@ import keras
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner
+from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner, set_loss_weight
 from hvdtrain.train.sync import broadcast_state, preflight
 
 
@@ -43,6 +43,7 @@ class Setup(keras.callbacks.Callback):
             switch_off_xla(model)
         if isinstance(model.optimizer, DistributedMixin):
             model.optimizer.hvdtrain_reduction.statistics = compat.moving_statistics(model)
+            set_loss_weight(model, None)  # of an earlier fit, on other data
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Compare ranks, restore on rank 0, broadcast."""
