@@ -12,7 +12,7 @@ from hvdtrain import metrics as records
 from hvdtrain.errors import UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Resume, Saver, Setup, SyncProof, global_results
+from hvdtrain.train.callbacks import AgreeStop, Finite, GlobalMetrics, Resume, Saver, Setup, SyncProof, global_results
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, user_dataset_batches
@@ -141,11 +141,12 @@ def fit(
             Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
             *([Resume(job.comm, found)] if found else []),
             GlobalMetrics(job.comm, has_test_data=test is None or test.counts),
-            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+            Finite(job.comm, say=job.console.say),
             proof,
             record,
-            saver,
             AgreeStop(job.comm),
+            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+            saver,
         ],
     )
 

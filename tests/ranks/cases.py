@@ -36,9 +36,11 @@ OPTIMIZERS = {
 
 def all_cases() -> dict:
     """Return name -> case(comm, folder)."""
+    from tests.ranks import faults  # it uses this module
+
     cases: dict = {
         name.removeprefix("case_"): value
-        for name, value in {**globals(), **vars(semantics)}.items()
+        for name, value in {**globals(), **vars(semantics), **vars(faults)}.items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }
     for name, make in OPTIMIZERS.items():

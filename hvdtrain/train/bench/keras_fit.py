@@ -13,7 +13,7 @@ from hvdtrain import metrics as records
 from hvdtrain.bench.task import Task
 from hvdtrain.train.bench import problems
 from hvdtrain.train.bench.stopwatch import Stopwatch
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Setup, SyncProof
+from hvdtrain.train.callbacks import AgreeStop, Finite, GlobalMetrics, Setup, SyncProof
 from hvdtrain.train.callbacks.record import Record
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
@@ -80,6 +80,7 @@ def product_callbacks(comm: Comm, batches: EpochBatches, directory: Path) -> lis
     return [
         Setup(comm),
         GlobalMetrics(comm),
+        Finite(comm),
         SyncProof(comm, CHECK_EVERY_STEPS),
         Record(plan, Console(None, has_bar=False), write),
         AgreeStop(comm),
