@@ -137,7 +137,9 @@ class TrainingConfig(Section):
     steps_per_execution: PositiveInt | Auto = Field(
         "auto", description="Steps one call into TensorFlow runs; auto: chosen from the length of an epoch."
     )
-    deterministic: Bool = Field(False, description="Bitwise repeatable training, at some cost in speed.")
+    deterministic: Bool = Field(
+        False, description="Bitwise repeatable training: one thread per rank, deterministic operations; slower."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = Field(
         0, description="Seed of initial weights, data order and dropout."
     )
@@ -176,7 +178,11 @@ class SyncConfig(Section):
     check_every_steps: PositiveInt | None = Field(
         200, description="Steps between two checks. null: only after the first step and at saves."
     )
-    on_nonfinite: Literal["stop"] = Field("stop", description="What happens when the loss is no longer finite.")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="A step whose averaged gradients hold NaN or infinity. stop: all ranks stop at it. "
+        "skip: all ranks leave its update out, and each epoch says how many.",
+    )
 
 
 class CheckpointConfig(Section):

@@ -144,6 +144,19 @@ def _no_max_minutes(max_minutes: float | None) -> str | None:
     return None if max_minutes is None else "a time limit is not supported yet; leave it null and set epochs or steps"
 
 
+def _skip_fits(on_nonfinite: str, gradient_accumulation_steps: int, strategy: str) -> str | None:
+    if on_nonfinite != "skip":
+        return None
+    if gradient_accumulation_steps > 1:
+        return (
+            f"'skip' does not go with gradient_accumulation_steps {gradient_accumulation_steps}: good steps are lost "
+            "with the bad one they were added to; use 'stop', or 1"
+        )
+    if strategy == "mirrored":
+        return "'skip' needs the averaged gradients, which MirroredStrategy keeps to itself; use 'stop'"
+    return None
+
+
 RULES = (
     Rule("training.epochs training.steps", _one_of("epochs", "steps")),
     Rule(
@@ -154,6 +167,7 @@ RULES = (
     Rule("optimizer.momentum optimizer.name", _momentum_fits),
     Rule("optimizer.warmup_epochs optimizer.schedule", _warmup_fits),
     Rule("optimizer.args", _optimizer_args),
+    Rule("sync.on_nonfinite training.gradient_accumulation_steps launch.strategy", _skip_fits),
     Rule("metrics", _no_duplicates),
     Rule("launch.num_ranks launch.strategy", _ranks_fit),
     Rule("launch.launcher launch.num_ranks", _launcher_fits_ranks),

@@ -27,6 +27,7 @@ from hvdtrain.train import data as _data
 from hvdtrain.train import inference as _inference
 from hvdtrain.train.callbacks import (
     AgreeStop,
+    Finite,
     GlobalMetrics,
     Saver,
     Setup,
@@ -87,17 +88,25 @@ def _require_world() -> World:
     return _world
 
 
-def DistributedOptimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:  # noqa: N802
+def DistributedOptimizer(  # noqa: N802
+    optimizer: keras.optimizers.Optimizer, *, on_nonfinite: str = "stop"
+) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into one that averages gradients over all ranks, in place, and return it.
 
     The name is Horovod's. Averaging comes before clipping, weight decay and moving averages of the optimizer; with
     gradient accumulation it comes once per update. Under the policy mixed_float16 it returns a LossScaleOptimizer
     around the given one.
 
+    Args:
+        optimizer: Yours.
+        on_nonfinite: `stop`: all ranks stop at a step whose averaged gradients hold NaN or infinity; `skip`: all of
+            them leave the update out and go on.
+
     Raises:
-        UserCodeError: Before `init`, for a second wrapping, and inside a LossScaleOptimizer.
+        UserCodeError: Before `init`, for a second wrapping, inside a LossScaleOptimizer, and for `skip` with
+            accumulated gradients.
     """
-    return distribute(optimizer, _require_world().comm)
+    return distribute(optimizer, _require_world().comm, on_nonfinite=on_nonfinite)
 
 
 def shard(
@@ -220,16 +229,18 @@ def callbacks(
         raise UserCodeError("resume=True needs checkpoint_dir")
     root = Path(checkpoint_dir) if checkpoint_dir is not None else None
     found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
-    saver = [Saver(comm, root, keep=keep)] if root is not None else []
+    proof = SyncProof(comm, check_every_steps)
+    saver = [Saver(comm, root, keep=keep, prove=proof.check)] if root is not None else []
     check_callbacks(user_callbacks, saves=bool(saver), resumes=resume)
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
         *_for_data(data, comm),
         GlobalMetrics(comm),
+        Finite(comm, say=print if comm.rank == 0 else None),
         *on_this_rank(list(user_callbacks), comm),
-        SyncProof(comm, check_every_steps),
-        *saver,
+        proof,
         AgreeStop(comm),
+        *saver,
     ]
 
 

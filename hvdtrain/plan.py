@@ -97,6 +97,10 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         EnvironmentNotFitError: If the machine lacks what was asked for.
     """
     world = choose_world(config, facts)
+    if world.strategy == "mirrored" and config.sync.on_nonfinite == "skip":  # 'auto' may have chosen it
+        raise PlanError(
+            Problem("'skip' needs the averaged gradients, which MirroredStrategy keeps to itself", "sync.on_nonfinite")
+        )
     num_examples = _num_examples(config)
     batches = choose_batches(config, num_examples, world)
     steps = batches.steps_per_epoch

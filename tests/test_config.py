@@ -97,6 +97,14 @@ def test_allowed(settings):
         ({"metrics": ["accuracy", "accuracy"]}, "got 'accuracy' more than once"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no momentum (only sgd and rmsprop do)"),
         ({"optimizer__schedule": "one_cycle", "optimizer__warmup_epochs": 1}, "set warmup_epochs to 0"),
+        (
+            {"sync__on_nonfinite": "skip", "training__gradient_accumulation_steps": 2},
+            "sync.on_nonfinite: 'skip' does not go with gradient_accumulation_steps 2",
+        ),
+        (
+            {"sync__on_nonfinite": "skip", "launch__strategy": "mirrored"},
+            "'skip' needs the averaged gradients, which MirroredStrategy keeps to itself; use 'stop'",
+        ),
         ({"optimizer__args": {"learning_rate": 1}}, "learning_rate (set optimizer.learning_rate instead)"),
         ({"optimizer__schedule": "step"}, "needs schedule_args.boundaries_epochs"),
         ({"optimizer__schedule_args": {"factor": 0.1}}, "schedule 'constant' has no such argument; it takes none"),

@@ -12,6 +12,9 @@
 //
 // The order of the additions never changes, so all ranks get the same bits in every run. Who comes early looks at the
 // meeting's counter for a while, then sleeps on it (futex(2)) and leaves its core to those that still compute.
+//
+// Each rank also adds up the means it makes. If one of these sums is infinite or not a number, every rank looks at each
+// tensor: which means are not finite, and which of its own tensors were not. Otherwise no tensor is read again.
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -22,6 +25,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -48,6 +52,7 @@ constexpr int64_t kBlock = 4096;        // elements summed at a time, so that su
 constexpr int64_t kSmallBytes = 65536;  // of all ranks' parts: to read them all is quicker than to meet once more
 constexpr size_t kAlignment = 64;       // bytes of a cache line
 constexpr int kPausesPerClock = 32;     // looks at the counter between two looks at the clock
+constexpr int kLanes = 16;              // partial sums side by side, so that compilers add several at once
 
 // What the ranks share besides their data; a new file is all zeros, which is how it begins.
 struct Header {
@@ -56,6 +61,7 @@ struct Header {
   alignas(kAlignment) std::atomic<uint32_t> sleepers;
   alignas(kAlignment) std::atomic<uint32_t> gone;       // 1 + a rank that has left for good
   alignas(kAlignment) std::atomic<uint32_t> attended[kMaxRanks];  // meetings a rank has come to
+  alignas(kAlignment) std::atomic<uint32_t> suspects[kMaxRanks];  // whether the sum of a rank's means was not finite
 };
 static_assert(std::atomic<uint32_t>::is_always_lock_free, "processes share these counters");
 
@@ -120,6 +126,17 @@ class Segment {
   T* Result() const { return Part<T>(ranks_.size); }
 
   void TakeTurns() { turn_ = 1 - turn_; }
+
+  // Say, between the two meetings of a collective, whether this rank's means must be looked at.
+  void Suspect(bool is_suspect) { header_->suspects[ranks_.rank].store(is_suspect); }
+
+  // Tell, after the second meeting, whether any rank said so: the same answer on all of them.
+  bool IsSuspect() const {
+    for (int rank = 0; rank < ranks_.size; ++rank) {
+      if (header_->suspects[rank].load()) return true;
+    }
+    return false;
+  }
 
   // Return when all ranks have come here.
   absl::Status Meet() {
@@ -205,6 +222,15 @@ template <typename T> struct Sum { using Type = float; };
 template <> struct Sum<double> { using Type = double; };
 
 template <typename T>
+bool IsFinite(const T* values, int64_t count) {
+  using S = typename Sum<T>::Type;
+  for (int64_t k = 0; k < count; ++k) {
+    if (!std::isfinite(static_cast<S>(values[k]))) return false;
+  }
+  return true;
+}
+
+template <typename T>
 class NodeMeanOp : public OpKernel {
  public:
   explicit NodeMeanOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -231,10 +257,12 @@ class NodeMeanOp : public OpKernel {
       mine += tensor.NumElements();
     }
     OP_REQUIRES_OK(context, segment->Meet());
+    bool is_suspect = false;
     if (segment->shares_work) {
       const int64_t begin = total * ranks_.rank / ranks_.size, end = total * (ranks_.rank + 1) / ranks_.size;
-      AddUp(*segment, begin, end, segment->Result<T>() + begin);
+      segment->Suspect(AddUp(*segment, begin, end, segment->Result<T>() + begin));
       OP_REQUIRES_OK(context, segment->Meet());
+      is_suspect = segment->IsSuspect();
     }
     int64_t done = 0;
     for (int i = 0; i < tensors.size(); ++i) {
@@ -244,10 +272,14 @@ class NodeMeanOp : public OpKernel {
       if (segment->shares_work) {
         memcpy(mean->data(), segment->Result<T>() + done, count * sizeof(T));
       } else {
-        AddUp(*segment, done, done + count, static_cast<T*>(mean->data()));
+        is_suspect |= AddUp(*segment, done, done + count, static_cast<T*>(mean->data()));
       }
       done += count;
     }
+    Tensor* nonfinite = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(tensors.size(), {2, tensors.size()}, &nonfinite));
+    nonfinite->matrix<bool>().setConstant(false);
+    if (is_suspect) LookAt(context, segment->Part<T>(ranks_.rank), nonfinite);
     if (!segment->shares_work) segment->TakeTurns();
   }
 
@@ -264,10 +296,12 @@ class NodeMeanOp : public OpKernel {
     return absl::OkStatus();
   }
 
-  void AddUp(const Segment& segment, int64_t begin, int64_t end, T* result) const {
+  // Add up some elements over all ranks; return true if their means must be looked at.
+  bool AddUp(const Segment& segment, int64_t begin, int64_t end, T* result) const {
     using S = typename Sum<T>::Type;
     const S scale = S(1) / S(ranks_.size);
     S sum[kBlock];
+    S lanes[kLanes] = {};
     for (int64_t at = begin; at < end; at += kBlock) {
       const int64_t count = std::min(kBlock, end - at);
       const T* first = segment.Part<T>(0) + at;
@@ -276,7 +310,33 @@ class NodeMeanOp : public OpKernel {
         const T* part = segment.Part<T>(rank) + at;
         for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<S>(part[k]);
       }
-      for (int64_t k = 0; k < count; ++k) *result++ = static_cast<T>(sum[k] * scale);
+      int64_t k = 0;
+      for (; k + kLanes <= count; k += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const T mean = static_cast<T>(sum[k + lane] * scale);
+          result[k + lane] = mean;
+          lanes[lane] += static_cast<S>(mean);
+        }
+      }
+      for (; k < count; ++k) {
+        result[k] = static_cast<T>(sum[k] * scale);
+        lanes[0] += static_cast<S>(result[k]);
+      }
+      result += count;
+    }
+    S all = 0;
+    for (int lane = 0; lane < kLanes; ++lane) all += lanes[lane];
+    return !std::isfinite(all);
+  }
+
+  // Write for each tensor whether its mean is not finite, then whether this rank's own is not.
+  void LookAt(OpKernelContext* context, const T* mine, Tensor* nonfinite) const {
+    for (int i = 0; i < context->num_inputs(); ++i) {
+      const Tensor& mean = *context->mutable_output(i);
+      const int64_t count = mean.NumElements();
+      nonfinite->matrix<bool>()(0, i) = !IsFinite(static_cast<const T*>(mean.data()), count);
+      nonfinite->matrix<bool>()(1, i) = !IsFinite(mine, count);
+      mine += count;
     }
   }
 
@@ -287,6 +347,7 @@ class NodeMeanOp : public OpKernel {
 REGISTER_OP("HvdtrainNodeMean")
     .Input("tensors: N * T")
     .Output("means: N * T")
+    .Output("nonfinite: bool")
     .Attr("N: int >= 1")
     .Attr("T: {float, double, half, bfloat16}")
     .Attr("segment: string")
@@ -296,7 +357,9 @@ REGISTER_OP("HvdtrainNodeMean")
     .Attr("patience_s: int = 60")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* context) {
-      for (int i = 0; i < context->num_inputs(); ++i) context->set_output(i, context->input(i));
+      const int count = context->num_inputs();
+      for (int i = 0; i < count; ++i) context->set_output(i, context->input(i));
+      context->set_output(count, context->Matrix(2, count));
       return absl::OkStatus();
     });
 

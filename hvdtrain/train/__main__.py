@@ -56,7 +56,11 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> None:
     if run.finished.exists() and not (arguments.evaluate or arguments.check):
         console.say(f"{run.path} is finished; nothing is left to train")
         return
-    world = wake_up(os.environ, num_ranks=1 if arguments.evaluate or arguments.check else plan.num_ranks)
+    world = wake_up(
+        os.environ,
+        num_ranks=1 if arguments.evaluate or arguments.check else plan.num_ranks,
+        is_deterministic=plan.config["training"]["deterministic"],
+    )
     from hvdtrain.train import trainer
     from hvdtrain.train.job import Job, prepare
 

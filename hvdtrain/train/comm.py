@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from hvdtrain.train.node_mean import NodeMean, leave
+from hvdtrain.train.nonfinite import Averaged, is_suspect, look, looked_at
+
+T = TypeVar("T")
 
 PIECE_BYTES = 2**24  # of each rank in one message of gathered arrays
 
@@ -28,6 +31,10 @@ class Comm(Protocol):
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return the mean of each tensor over all ranks. Works inside `tf.function`; one collective per dtype."""
+        ...
+
+    def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the same means, and which of them and of this rank's tensors are not finite."""
         ...
 
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
@@ -73,6 +80,10 @@ class SoloComm:
         """Return the tensors as they are."""
         return list(tensors)
 
+    def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the tensors as they are, looked at."""
+        return looked_at(tensors, tensors)
+
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Return the rows, each index once."""
         return add_equal_rows(rows)
@@ -109,15 +120,35 @@ class HorovodComm:
         self.local_size: int = hvd.local_size()
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-        """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
-        if self.size == 1:
-            return list(tensors)
-        return by_dtype(tensors, lambda group: self._average_group(group, name))
+        """Return the mean of each tensor over all ranks."""
+        return self.average_and_look(tensors, name).means
 
-    def _average_group(self, group: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+    def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
+        if self.size == 1 or not tensors:
+            return looked_at(tensors, tensors)
+        if len({tensor.dtype for tensor in tensors}) == 1:
+            return self._average_group(tensors, name)
+
+        def collective(group: Sequence[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
+            averaged = self._average_group(group, name)
+            return list(zip(averaged.means, tf.unstack(averaged.nonfinite, axis=1), strict=True))
+
+        means, marks = zip(*by_dtype(tensors, collective), strict=True)
+        return Averaged(list(means), tf.stack(marks, axis=1))
+
+    def _average_group(self, group: Sequence[tf.Tensor], name: str) -> Averaged:
         if self.node_mean and self.node_mean.takes(group, name):
             return self.node_mean.mean(group, name)
-        return on_flat_buffer(group, lambda flat: self._allreduce(flat, name))
+        suspicions = []
+
+        def allreduce(flat: tf.Tensor) -> tf.Tensor:
+            mean = self._allreduce(flat, name)
+            suspicions.append(is_suspect(mean))
+            return mean
+
+        means = on_flat_buffer(group, allreduce)
+        return Averaged(means, look(group, means, suspicions[0]))
 
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
         return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
@@ -193,11 +224,9 @@ def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(values, indices, rows.dense_shape)
 
 
-def by_dtype(
-    tensors: Sequence[tf.Tensor], collective: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
-) -> list[tf.Tensor]:
+def by_dtype(tensors: Sequence[tf.Tensor], collective: Callable[[Sequence[tf.Tensor]], Sequence[T]]) -> list[T]:
     """Apply `collective` to the tensors of each dtype together, in an order that is the same on every rank."""
-    results: dict[int, tf.Tensor] = {}
+    results: dict[int, T] = {}
     for dtype in sorted({tensor.dtype for tensor in tensors}, key=lambda dtype: dtype.name):
         places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
         results |= zip(places, collective([tensors[i] for i in places]), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -107,6 +107,39 @@ def steps_taken(model: keras.Model) -> int:
     return int(to_array(optimizer._iterations))
 
 
+def next_step(optimizer: Any) -> Any:
+    """Return the number of the step an optimizer is about to take, from 1, as a tensor."""
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations.value + 1
+
+
+def path_of(variable: Any) -> str:
+    """Return a variable's path; a plain `tf.Variable` has a name only."""
+    return str(getattr(variable, "path", variable.name))
+
+
+def float_state(optimizer: Any, weights: Iterable[Any]) -> dict[str, tf.Variable]:
+    """Return weights and optimizer slots by path, as `tf.Variable`; counters are left out."""
+    variables = {path_of(variable): raw(variable) for variable in (*weights, *optimizer.variables)}
+    return {path: variable for path, variable in variables.items() if variable.dtype.is_floating}
+
+
+def built_for(optimizer: Any, variables: list[Any] | None) -> list[Any]:
+    """Build an optimizer as its own `apply` would, and return the variables that it is applied to."""
+    if variables is None:
+        return list(getattr(optimizer, "_trainable_variables", []))
+    if not optimizer.built:
+        with keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(variables)
+        optimizer.built = True
+    return variables
+
+
+def loss_totals(model: keras.Model) -> list[keras.Variable]:
+    """Return what the loss of an epoch, and those of several outputs, are added up in."""
+    metrics = [model._loss_tracker, *(model._compile_loss.metrics if model._compile_loss is not None else [])]
+    return [variable for metric in metrics if metric is not None for variable in metric.variables]
+
+
 def accumulators(optimizer: Any) -> list[keras.Variable]:
     """Return the gradients that wait for their update: each rank's own."""
     return list(getattr(optimizer, "_accumulated_gradients", None) or [])
@@ -131,7 +164,9 @@ def unique(variables: list[keras.Variable]) -> list[keras.Variable]:
 
 
 def raw(variable: keras.Variable) -> Any:
-    """Return the `tf.Variable` inside a Keras variable, read without an autocast."""
+    """Return the `tf.Variable` inside a Keras variable, read without an autocast; a plain one is its own."""
+    if not isinstance(variable, keras.Variable):
+        return variable
     return variable._value if hasattr(variable, "_value") else variable.value
 
 

@@ -118,10 +118,15 @@ def build(job: Job, data: Data) -> keras.Model:
 
 
 def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
-    """Compile with the plan's optimizer, distributed where there are several ranks."""
+    """Compile with the plan's optimizer, distributed so that each step is watched; one process averages with nobody.
+
+    Under MirroredStrategy Keras's optimizer adds up the devices' gradients by itself, after the place of ours.
+    """
     optimizer = make_optimizer(plan)
+    if plan.strategy != "mirrored":
+        optimizer = distribute(optimizer, comm, on_nonfinite=plan.config["sync"]["on_nonfinite"])
     model.compile(
-        optimizer=distribute(optimizer, comm) if plan.strategy == "horovod" else optimizer,
+        optimizer=optimizer,
         loss=plan.config["loss"],
         metrics=list(plan.config["metrics"]),
         steps_per_execution=plan.steps_per_execution,

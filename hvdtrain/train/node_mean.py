@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from hvdtrain import native
 from hvdtrain.errors import EnvironmentNotFitError
+from hvdtrain.train.nonfinite import Averaged
 
 SHARED_MEMORY = Path("/dev/shm")
 DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
@@ -64,15 +65,15 @@ class NodeMean:
         self._bytes_left -= needed
         return True
 
-    def mean(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+    def mean(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
         """Return the mean of each tensor over all ranks. Works inside `tf.function`."""
         segment = self._segment(tensors, name)
-        means = self._operation(
+        result = self._operation(
             tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
         )
-        for mean, tensor in zip(means, tensors, strict=True):
+        for mean, tensor in zip(result.means, tensors, strict=True):
             mean.set_shape(tensor.shape)
-        return list(means)
+        return Averaged(list(result.means), result.nonfinite)
 
     def _segment(self, tensors: Sequence[tf.Tensor], name: str) -> str:
         """Return the file that serves tensors of these sizes: a function traced again on one rank alone finds it."""

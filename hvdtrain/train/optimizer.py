@@ -15,7 +15,10 @@ import tensorflow as tf
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.nonfinite import Shadows, Watch, looked_at
 from hvdtrain.train.order import Order
+
+GRADIENT_OF = "the gradient of "
 
 
 class LossWeight:
@@ -44,22 +47,48 @@ class LossWeight:
 class Reduction:
     """What a distributed optimizer does with its gradients, kept apart from the optimizer's own attributes.
 
+    A number rides along for whatever ranks must agree on within an epoch: each puts its wish into `wish`, and after
+    the step all of them find the mean in `mean_wish`.
+
     Args:
         comm: The ranks.
         is_per_update: Average what was accumulated, once per update, rather than each step's gradients.
+        skips: Leave out an update whose averaged gradients or statistics are not finite, instead of noting it only.
+        scales_loss: Infinite gradients are ordinary and the optimizer's own business; statistics alone are watched.
     """
 
-    def __init__(self, comm: Comm, *, is_per_update: bool = False) -> None:
+    def __init__(
+        self, comm: Comm, *, is_per_update: bool = False, skips: bool = False, scales_loss: bool = False
+    ) -> None:
         self.comm = comm
         self.is_per_update = is_per_update
+        self.skips = skips
+        self.scales_loss = scales_loss
         self.statistics: list[keras.Variable] = []
+        self.paths: list[str] = []
         self.weight: LossWeight | None = None
+        self.watch = Watch()
+        self.shadows = Shadows([])
+        self.wish = tf.Variable(0.0, trainable=False)
+        self.mean_wish = tf.Variable(0.0, trainable=False)
 
     def average(self, gradients: list[Any]) -> list[Any]:
         """Return the gradients averaged over ranks, and average the moving statistics in the same collective.
 
         `None` (a variable the loss does not depend on) passes through, and rows of an embedding stay rows; the
         graph is the same on every rank.
+        """
+        return self.average_and_watch(gradients, step=0, state={})[0]
+
+    def average_and_watch(
+        self, gradients: list[Any], *, step: Any, state: dict[str, tf.Variable]
+    ) -> tuple[list[Any], tf.Tensor]:
+        """Return the averaged gradients, and whether anything is not finite, which the watch has noted then.
+
+        Args:
+            gradients: This rank's.
+            step: The step this is, from 1, for messages.
+            state: Weights and slots by name, for messages.
         """
         if self.weight is not None:
             weight = self.weight.next()
@@ -71,12 +100,32 @@ class Reduction:
             if gradient is not None and i not in rows
         }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
-        averaged = self.comm.average([*dense.values(), *statistics], name="gradients")
-        for variable, value in zip(self.statistics, averaged[len(dense) :], strict=True):
+        wishes = [tf.cast(self.wish, next(iter(dense.values())).dtype if dense else tf.float32)]
+        averaged = self.comm.average_and_look([*dense.values(), *statistics, *wishes], name="gradients")
+        *means, mean_wish = averaged.means
+        self.mean_wish.assign(tf.cast(mean_wish, tf.float32))
+        for variable, value in zip(self.statistics, means[len(dense) :], strict=True):
             variable.assign(value)
-        by_place = dict(zip(dense, averaged, strict=False))
+        by_place = dict(zip(dense, means, strict=False))
         by_place |= {i: self.comm.average_rows(gradient, name=f"rows.{i}") for i, gradient in rows.items()}
-        return [by_place.get(i) for i in range(len(gradients))]
+        nonfinite = averaged.nonfinite
+        if rows:
+            looked = looked_at([rows[i].values for i in rows], [by_place[i].values for i in rows])
+            nonfinite = tf.concat([nonfinite, looked.nonfinite], axis=1)
+        names = self._names([*dense], [*rows])
+        if self.scales_loss:
+            nonfinite = nonfinite & tf.constant([not name.startswith(GRADIENT_OF) for name in names])
+        is_bad = self.watch.note(names, nonfinite, step=step, state=state)
+        return [by_place.get(i) for i in range(len(gradients))], is_bad
+
+    def _names(self, dense: list[int], rows: list[int]) -> list[str]:
+        """Return the names of what was averaged, in its order."""
+        paths = dict(enumerate(self.paths))
+        statistics = [variable.path for variable in self.statistics]
+        of_dense, of_rows = (
+            [f"{GRADIENT_OF}{paths.get(i, f'variable {i}')}" for i in places] for places in (dense, rows)
+        )
+        return [*of_dense, *statistics, "the wish", *of_rows]
 
 
 def set_loss_weight(model: keras.Model, weight: LossWeight | None) -> None:
@@ -113,27 +162,60 @@ class DistributedMixin:
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Average the gradients over ranks, then update as the original optimizer does."""
+        reduction = self.hvdtrain_reduction
         gradients = list(grads)
-        if not self.hvdtrain_reduction.is_per_update:
-            gradients = self.hvdtrain_reduction.average(gradients)
-        return super().apply(gradients, trainable_variables)  # type: ignore[misc]
+        trainable_variables = None if trainable_variables is None else list(trainable_variables)
+        variables = compat.built_for(self, trainable_variables)
+        if reduction.is_per_update:
+            reduction.paths = [compat.path_of(v) for g, v in zip(gradients, variables, strict=False) if g is not None]
+            return super().apply(gradients, trainable_variables)  # type: ignore[misc]
+        reduction.paths = [compat.path_of(variable) for variable in variables]
+        gradients, is_bad = reduction.average_and_watch(
+            gradients, step=compat.next_step(self), state=compat.float_state(self, variables)
+        )
+        if not reduction.skips:
+            return super().apply(gradients, trainable_variables)  # type: ignore[misc]
+
+        def update() -> None:
+            super(DistributedMixin, self).apply(gradients, trainable_variables)  # type: ignore[misc]
+            reduction.shadows.take()
+
+        def leave_out() -> None:
+            if reduction.scales_loss:  # it skips the update by itself, and must see why to lower its scale
+                super(DistributedMixin, self).apply(gradients, trainable_variables)  # type: ignore[misc]
+            reduction.shadows.put_back()
+
+        tf.cond(is_bad, leave_out, update)
+        return None
 
     def _clip_gradients(self, grads: Any) -> Any:
         """Average what was accumulated. Keras calls this once per update, in the branch that updates."""
-        if self.hvdtrain_reduction.is_per_update:
-            grads = self.hvdtrain_reduction.average(list(grads))
+        reduction = self.hvdtrain_reduction
+        if reduction.is_per_update:
+            grads, _ = reduction.average_and_watch(
+                list(grads), step=compat.next_step(self), state=compat.float_state(self, self._trainable_variables)
+            )
         return super()._clip_gradients(grads)  # type: ignore[misc]
 
 
-def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optimizers.Optimizer:
+def distribute(
+    optimizer: keras.optimizers.Optimizer, comm: Comm, *, on_nonfinite: str = "stop"
+) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into a distributed one, in place, and return it.
 
     Its class keeps its name, configuration and slots, so a checkpoint loads without hvdtrain. Under the policy
     mixed_float16 the returned one is a distributed LossScaleOptimizer around it, as Keras would wrap it: all ranks
     look at the same averaged gradients, so they skip the same steps and keep the same scale.
 
+    Args:
+        optimizer: The user's.
+        comm: The ranks.
+        on_nonfinite: `stop`: a step whose averaged gradients are not finite is noted, and the `Finite` callback stops
+            all ranks. `skip`: its update is left out on all of them.
+
     Raises:
-        UserCodeError: If it already is distributed, is no Keras optimizer, or the inner one of a LossScaleOptimizer is.
+        UserCodeError: If it already is distributed, is no Keras optimizer, or the inner one of a LossScaleOptimizer is;
+            for `skip` with accumulated gradients.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise UserCodeError(
@@ -150,9 +232,32 @@ def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optim
     original = type(optimizer)
     distributed = type(original.__name__, (DistributedMixin, original), {"__module__": original.__module__})
     compat.register_as(distributed, original)
+    is_per_update = bool(optimizer.gradient_accumulation_steps)
+    check_nonfinite(optimizer, on_nonfinite)
     optimizer.__class__ = distributed
-    optimizer.hvdtrain_reduction = Reduction(comm, is_per_update=bool(optimizer.gradient_accumulation_steps))
+    optimizer.hvdtrain_reduction = Reduction(
+        comm,
+        is_per_update=is_per_update,
+        skips=on_nonfinite == "skip",
+        scales_loss=isinstance(optimizer, keras.optimizers.LossScaleOptimizer),
+    )
     return optimizer
+
+
+def check_nonfinite(optimizer: keras.optimizers.Optimizer, on_nonfinite: str) -> None:
+    """Raise for what `on_nonfinite` cannot be.
+
+    Raises:
+        UserCodeError: If it is unknown, or `skip` where gradients are accumulated.
+    """
+    if on_nonfinite not in ("stop", "skip"):
+        raise UserCodeError(f"on_nonfinite must be 'stop' or 'skip'; got {on_nonfinite!r}")
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if on_nonfinite == "skip" and inner.gradient_accumulation_steps:
+        raise UserCodeError(
+            "on_nonfinite='skip' does not go with gradient_accumulation_steps: good steps are lost with the bad one "
+            "they were added to, and moving statistics cannot be put back; use 'stop', or no accumulation"
+        )
 
 
 def is_distributed(optimizer: Any) -> bool:

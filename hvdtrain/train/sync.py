@@ -89,10 +89,15 @@ def is_finite(array: np.ndarray) -> bool:
 
     A finite sum proves it at a fraction of the cost; a sum that overflowed calls for the exact look.
     """
-    if array.dtype.kind not in "fc":
+    if array.dtype.kind not in "fc" and not keras.backend.is_float_dtype(array.dtype.name):  # bfloat16 is of kind V
         return True
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
+def nonfinite_names(model: keras.Model) -> list[str]:
+    """Return the names of those shared variables that hold NaN or infinity on this rank."""
+    return [name for name, variable in shared_variables(model) if not is_finite(to_array(variable))]
 
 
 def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
@@ -119,10 +124,21 @@ def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
 def _raise_nonfinite(gathered: list[dict[str, Any]], step: int) -> None:
     found = [f"{name} on rank {rank}" for rank, entry in enumerate(gathered) for name in entry["nonfinite"]]
     if found:
-        raise OutOfSyncError(
-            f"not finite at step {step}: {', '.join(found[:4])} holds NaN or infinity; no later checkpoint is "
-            "written. Usual causes: the learning rate is too high (see `hvdtrain plan`), or the data hold such values"
-        )
+        raise nonfinite_error(step, found)
+
+
+def nonfinite_error(step: int, found: Sequence[str]) -> OutOfSyncError:
+    """Return the error about values that are not finite.
+
+    Args:
+        step: The first bad one that is known.
+        found: Names with their ranks.
+    """
+    more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
+    return OutOfSyncError(
+        f"not finite at step {step}: {', '.join(found[:4])}{more} holds NaN or infinity; no later checkpoint is "
+        "written. Usual causes: the learning rate is too high (see `hvdtrain plan`), or the data hold such values"
+    )
 
 
 def find_differences(names: Sequence[str], by_rank: Sequence[Sequence[str]]) -> list[str]:
@@ -175,4 +191,3 @@ def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
                 return a, b
         return f"a list of {len(ours)}", f"a list of {len(theirs)}"
     return ours, theirs
-

@@ -14,6 +14,7 @@ from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat
 from hvdtrain.train.callbacks import (
     AgreeStop,
+    Finite,
     GlobalMetrics,
     Resume,
     Saver,
@@ -149,11 +150,12 @@ def fit(
             *([TellEpoch(batches)] if is_epochs else []),
             *([Resume(job.comm, found)] if found else []),
             GlobalMetrics(job.comm),
-            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+            Finite(job.comm, say=job.console.say),
             proof,
             record,
-            saver,
             AgreeStop(job.comm),
+            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+            saver,
         ],
     )
 

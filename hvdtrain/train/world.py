@@ -49,12 +49,13 @@ class World:
         return "auto" if self.is_rank0 else 0
 
 
-def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> World:
+def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None, is_deterministic: bool = False) -> World:
     """Bind cores, join Horovod's world if a launcher started several ranks, pin the GPU, and check that all agree.
 
     Args:
         environ: The process environment.
         num_ranks: What the plan says; None takes HVDTRAIN_NUM_RANKS, or trusts the launcher.
+        is_deterministic: Compute with one thread whatever the environment says, so that no sum depends on it.
 
     Raises:
         EnvironmentNotFitError: If the world is not the one that was planned or that the launcher states.
@@ -65,7 +66,7 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> Worl
     cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
     comm = _horovod(info) if info.size > 1 else _solo()
     check_world(info, comm.rank, comm.size)
-    devices.set_threads(len(cores), environ)
+    devices.set_threads(*((1, {}) if is_deterministic else (len(cores), environ)))
     # A single process keeps all GPUs: MirroredStrategy uses them together.
     gpu = devices.claim_gpu(comm.local_rank, comm.local_size) if info.size > 1 else None
     reduction = _join_node(comm, cores, environ, has_gpu=gpu is not None) if info.size > 1 else "one process"

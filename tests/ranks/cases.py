@@ -37,9 +37,11 @@ OPTIMIZERS = {
 
 def all_cases() -> dict:
     """Return name -> case(comm, folder)."""
+    from tests.ranks import faults  # it uses this module
+
     cases: dict = {
         name.removeprefix("case_"): value
-        for module in (globals(), *map(vars, (semantics, callbacks, sources, inference)))
+        for module in (globals(), *map(vars, (semantics, callbacks, sources, inference, faults)))
         for name, value in module.items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }

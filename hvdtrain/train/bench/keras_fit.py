@@ -14,7 +14,7 @@ from hvdtrain import metrics as records
 from hvdtrain.bench.task import Task
 from hvdtrain.train.bench import problems
 from hvdtrain.train.bench.stopwatch import Stopwatch
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof
+from hvdtrain.train.callbacks import AgreeStop, Finite, GlobalMetrics, Saver, Setup, SyncProof
 from hvdtrain.train.callbacks.record import Record
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
@@ -94,8 +94,9 @@ def product_callbacks(comm: Comm, batches: EpochBatches, task: Task) -> list[ker
     return [
         Setup(comm),
         GlobalMetrics(comm),
+        Finite(comm),
         proof,
         Record(plan, Console(None, has_bar=False), write),
-        *savers,
         AgreeStop(comm),
+        *savers,
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hvdtrain.train.callbacks.agree import AgreeStop
+from hvdtrain.train.callbacks.finite import Finite
 from hvdtrain.train.callbacks.global_metrics import GlobalMetrics, global_results
 from hvdtrain.train.callbacks.resume import Resume
 from hvdtrain.train.callbacks.saver import Saver
@@ -13,6 +14,7 @@ from hvdtrain.train.callbacks.users_own import check_callbacks, on_this_rank
 
 __all__ = [
     "AgreeStop",
+    "Finite",
     "GlobalMetrics",
     "Resume",
     "Saver",
