@@ -17,7 +17,8 @@ from hvdtrain.errors import EnvironmentNotFitError, ExitCode, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
-from hvdtrain.prepare import Prepared, check_resume, new_run, prepare, resumable_run, write_plan
+from hvdtrain.prepare import Prepared, new_run, prepare, write_plan
+from hvdtrain.resuming import continued, resumable_run
 from hvdtrain.rundir import RunDir, find_run, read_json
 from hvdtrain.runner import execute, rank_environment
 
@@ -39,13 +40,12 @@ def run_config(
     if config_path is None and run is not None:
         config_path = str(run.config)
     prepared = prepare(config_path or "", facts, overrides=changes.overrides, options=changes.options)
-    notes: list[str] = []
     if resume is not None:
         run = run or resumable_run(prepared, runs_root)
         if run.finished.exists():
             talk(f"{nice_path(run.path)} is finished; nothing is left to train")
             return int(ExitCode.OK)
-        notes = check_resume(run, prepared)
+        prepared = continued(run, prepared)
     if dry_run:
         print(script_text(prepared.script), end="")
         return int(ExitCode.OK)
@@ -54,8 +54,6 @@ def run_config(
     else:
         _make_ready_again(run, prepared)
     talk(ledger_text(prepared.plan))
-    for note in notes:
-        talk(f"  note: {note}")
     talk(f"run directory: {nice_path(run.path)}\n")
     return start(run)
 

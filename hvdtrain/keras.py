@@ -24,7 +24,16 @@ from hvdtrain import scaling
 from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
 from hvdtrain.train import checkpoint as _checkpoint
 from hvdtrain.train import data as _data
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
+from hvdtrain.train.callbacks import (
+    AgreeStop,
+    GlobalMetrics,
+    Memory,
+    Resume,
+    Saver,
+    Setup,
+    SyncProof,
+    on_this_rank,
+)
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
@@ -104,6 +113,7 @@ def callbacks(
     user_callbacks: Sequence[keras.callbacks.Callback] = (),
     *,
     checkpoint_dir: str | os.PathLike[str] | None = None,
+    save_every_steps: int | None = None,
     check_every_steps: int | None = 200,
     keep: int = 3,
     resume: bool = False,
@@ -116,9 +126,12 @@ def callbacks(
     Args:
         user_callbacks: Your own, in their order.
         checkpoint_dir: Where rank 0 saves after each epoch; None saves nothing.
+        save_every_steps: Steps between two further saves within an epoch.
         check_every_steps: Steps between two comparisons of all replicas; None for each epoch's end only.
         keep: Checkpoints that stay.
-        resume: Start from the newest checkpoint in `checkpoint_dir`; pass `initial_epoch=hk.initial_epoch(...)` to fit.
+        resume: Start from the newest checkpoint in `checkpoint_dir`, in the middle of an epoch if it was saved there,
+            with what EarlyStopping, ReduceLROnPlateau and ModelCheckpoint remembered; pass
+            `initial_epoch=hk.initial_epoch(...)` to fit, and batches in the order of the first start.
 
     Raises:
         UserCodeError: Before `init`, or for `resume` without `checkpoint_dir`.
@@ -129,12 +142,17 @@ def callbacks(
         raise UserCodeError("resume=True needs checkpoint_dir")
     root = Path(checkpoint_dir) if checkpoint_dir is not None else None
     found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
-    saver = [Saver(comm, root, keep=keep)] if root is not None else []
+    proof = SyncProof(comm, check_every_steps)
+    memory = Memory(user_callbacks, found)
+    options = {"every_steps": save_every_steps, "prove": proof.check, "keep": keep, "found": found, "memory": memory}
+    saver = [Saver(comm, root, **options)] if root is not None else []
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
+        *([Resume(comm, found)] if found else []),
         GlobalMetrics(comm),
         *on_this_rank(list(user_callbacks), comm),
-        SyncProof(comm, check_every_steps),
+        memory,
+        proof,
         *saver,
         AgreeStop(comm),
     ]

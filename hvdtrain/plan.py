@@ -269,6 +269,16 @@ def _warnings(config: Config, world: World) -> tuple[str, ...]:
             f"lr_scaling: linear with {optimizer.name}: an adaptive optimizer divides the gradient's size away, so a "
             "larger batch does not call for a proportionally larger rate; consider 'sqrt' or 'none'"
         )
+    if (
+        optimizer.lr_scaling != "none"
+        and config.training.global_batch_size
+        and config.data.epoch_splitting == "shard"
+        and world.num_replicas > 1
+    ):
+        found.append(
+            f"lr_scaling: {optimizer.lr_scaling} with training.global_batch_size: the rate grows with the replicas, "
+            "but the batch does not; it is meant for batch_size_per_replica: consider 'none'"
+        )
     if optimizer.warmup_epochs and scaling.scale_factor(optimizer.lr_scaling, world.num_replicas) == 1:
         found.append(
             f"warmup_epochs: {optimizer.warmup_epochs:g} has no effect: the scaled rate is the one-replica rate, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[
     The position comes first because two layers may share a path; the optimizer's variables come last.
     """
     shared = shared_variables(model)
-    seeds = [(state.path, state) for state in compat.seed_states(model)]
+    seeds = [(state.path, state) for state in (*compat.seed_states(model), compat.general_seed_state())]
     num_optimizer = len(model.optimizer.variables) if model.optimizer is not None else 0
     own, slots = shared[: len(shared) - num_optimizer], shared[len(shared) - num_optimizer :]
     groups = {"model": own, "seed": seeds, "optimizer": slots if with_optimizer else []}
@@ -31,11 +32,11 @@ def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[
 
 
 def capture(
-    model: keras.Model, *, step: int, state: dict[str, Any], totals: dict[str, np.ndarray] | None = None
+    model: keras.Model, *, step: int, state: dict[str, Any], more: Mapping[str, np.ndarray] | None = None
 ) -> Checkpoint:
-    """Return a snapshot of everything the run needs to go on, with the metric totals of an epoch that is not done."""
+    """Return a snapshot of everything the run needs to go on, with `more` than the model itself holds."""
     arrays = {name: to_array(variable).copy() for name, variable in named_variables(model).items()}
-    return Checkpoint(step=step, state=state, arrays=arrays | (totals or {}))
+    return Checkpoint(step=step, state=state, arrays={**arrays, **(more or {})})
 
 
 def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool = True) -> None:
@@ -46,11 +47,7 @@ def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool 
     """
     variables = named_variables(model, with_optimizer=with_optimizer)
     wanted = ("model/", "seed/", "optimizer/") if with_optimizer else ("model/", "seed/")
-    arrays = {
-        name: array
-        for name, array in checkpoint.arrays.items()
-        if name.startswith(wanted)
-    }
+    arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(wanted)}
     match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
         variable.assign(np.asarray(arrays[name]))

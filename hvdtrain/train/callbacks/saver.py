@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from hvdtrain.train import checkpoint, compat
+from hvdtrain.train.callbacks.memory import Memory
 from hvdtrain.train.callbacks.resume import metric_totals
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.comm import Comm
@@ -29,6 +30,7 @@ class Saver(keras.callbacks.Callback):
         keep: How many stay.
         state: What to remember beside the arrays.
         found: The checkpoint training starts from.
+        memory: What the user's callbacks remember.
         on_saved: Called with the checkpoint's directory.
     """
 
@@ -43,6 +45,7 @@ class Saver(keras.callbacks.Callback):
         keep: int = 3,
         state: dict[str, Any] | None = None,
         found: Checkpoint | None = None,
+        memory: Memory | None = None,
         on_saved: Callable[[Path], None] | None = None,
     ) -> None:
         super().__init__()
@@ -53,6 +56,7 @@ class Saver(keras.callbacks.Callback):
         self._prove = prove or (lambda: None)
         self._keep = keep
         self._state = state or {}
+        self._memory = memory or Memory(())
         self._on_saved = on_saved
         self._epochs_done = found.state["epochs_done"] if found else 0
         self._steps_done = found.state.get("steps_done", 0) if found else 0
@@ -77,8 +81,9 @@ class Saver(keras.callbacks.Callback):
         """Save when it is time. An epoch that was stopped before its end is saved already, and is not done."""
         if self._steps_done != (self.params.get("steps") or self._steps_done):
             return
+        is_time = self._every_steps is not None and self._steps_done % self._every_steps == 0
         self._epochs_done, self._steps_done = epoch + 1, 0
-        if self._every_epochs and self._epochs_done % self._every_epochs == 0:
+        if is_time or (self._every_epochs and self._epochs_done % self._every_epochs == 0):
             self.save()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -96,7 +101,7 @@ class Saver(keras.callbacks.Callback):
         if position == self._saved:
             return
         self._saved = position
-        totals = metric_totals(self.model, self._comm) if self._steps_done else None
+        totals = metric_totals(self.model, self._comm) if self._steps_done else {}
         if self._comm.rank != 0:
             return
         state = {
@@ -104,8 +109,10 @@ class Saver(keras.callbacks.Callback):
             "epochs_done": self._epochs_done,
             "steps_done": self._steps_done,
             "world_size": self._comm.size,
+            "callbacks": self._memory.values(),
         }
+        totals |= self._memory.weights()
         step = compat.steps_taken(self.model)
-        path = checkpoint.save(self._root, capture(self.model, step=step, state=state, totals=totals), keep=self._keep)
+        path = checkpoint.save(self._root, capture(self.model, step=step, state=state, more=totals), keep=self._keep)
         if self._on_saved is not None:
             self._on_saved(path)
