@@ -61,6 +61,7 @@ def run_config(
 def _make_ready_again(run: RunDir, prepared: Prepared) -> None:
     for record in run.logs.glob("rank_*.error.json"):
         record.unlink()
+    run.exit.unlink(missing_ok=True)
     write_plan(run, prepared)
 
 
@@ -70,10 +71,11 @@ def start(run: RunDir) -> int:
         code = execute(
             [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
         )
-    if code in (int(ExitCode.INTERRUPTED), 143, 129):
+    is_stopped = run.exit_code() == ExitCode.STOPPED
+    if is_stopped or code in (int(ExitCode.INTERRUPTED), 143, 129):
         clear_leftovers(run)
         talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: {program()} run --resume {run.short_id}")
-        return code
+        return int(ExitCode.STOPPED) if is_stopped else code
     if code == 0 and run.finished.exists():
         talk(success_text(run))
         return code
@@ -234,7 +236,7 @@ def evaluate_run(name: str, runs_root: Path) -> dict[str, Any]:
     """
     run = find_run(name, runs_root)
     result = run.path / "evaluation.json"
-    _worker(run, "--evaluate", str(result))
+    run_worker(run, "--evaluate", str(result))
     return read_json(result)
 
 
@@ -244,7 +246,7 @@ def check_deep(run: RunDir) -> None:
     Raises:
         WorkerFailedError: If that failed; the worker has said why.
     """
-    _worker(run, "--check")
+    run_worker(run, "--check")
 
 
 class WorkerFailedError(Exception):
@@ -255,7 +257,12 @@ class WorkerFailedError(Exception):
         self.code = code
 
 
-def _worker(run: RunDir, *arguments: str) -> None:
+def run_worker(run: RunDir, *arguments: str) -> None:
+    """Start one worker on a run, for something else than training.
+
+    Raises:
+        WorkerFailedError: If it failed; it has said why.
+    """
     for record in run.logs.glob("rank_*.error.json"):
         record.unlink()
     environ = rank_environment(_environ()) | {"KERAS_BACKEND": "tensorflow"}

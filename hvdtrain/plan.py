@@ -122,6 +122,11 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("steps per execution", str(per_execution), execution_rule),
         Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
     ]
+    if config.training.max_minutes is not None:
+        minutes = f"{config.training.max_minutes:g} min"
+        ledger.append(Entry("time limit", minutes, "training.max_minutes, all of it again after each --resume"))
+    if config.model.initial_weights is not None:
+        ledger.append(Entry("initial weights", config.model.initial_weights, "model.initial_weights"))
     accumulation = config.training.gradient_accumulation_steps
     if accumulation > 1:
         ledger.insert(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from hvdtrain.errors import NotFoundError, PlanError
 from hvdtrain.plan import Entry, Plan
@@ -38,12 +37,15 @@ def _plan_of(run: RunDir) -> Plan:
 
 def _changed_keys(old: Plan, new: Plan) -> list[str]:
     """Return the blocks of the configuration that differ, those aside that only say where it runs."""
-    blocks = [key for key in {**old.config, **new.config} if key not in ELSEWHERE]
-    return [key for key in blocks if _text(old.config.get(key)) != _text(new.config.get(key))]
+    before, now = _what_is_trained(old), _what_is_trained(new)
+    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _what_is_trained(plan: Plan) -> dict[str, str]:
+    """Return each block of a configuration as text, without what says where and how long at a time it runs."""
+    blocks = {key: value for key, value in plan.config.items() if key not in ELSEWHERE}
+    blocks["training"] = {**blocks["training"], "max_minutes": None}
+    return {key: json.dumps(value, sort_keys=True) for key, value in blocks.items()}
 
 
 def continued(run: RunDir, prepared: Prepared) -> Prepared:

@@ -9,12 +9,13 @@ from typing import Any
 import keras
 
 from hvdtrain import metrics as records
-from hvdtrain.errors import UserCodeError
+from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
-from hvdtrain.train import checkpoint, compat
+from hvdtrain.train import checkpoint, compat, initial_weights
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Resume, Saver, Setup, SyncProof, global_results
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.record import Record, StopAtStep
+from hvdtrain.train.callbacks.time_limit import TimeLimit
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.optimizer import LossWeight, is_distributed
@@ -36,9 +37,13 @@ def train(job: Job) -> dict[str, Any]:
     for complaint in complaints:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
     epochs_done, steps_done = position(found)
+    if found is None:
+        agreed(job.comm, lambda: initial_weights.load(job, model))
     if found:
         within = f" and {steps_done} of {plan.steps_per_epoch} steps" if steps_done else ""
         job.console.say(f"resuming after epoch {epochs_done}{within} (step {found.step})")
+    if job.comm.rank == 0:
+        job.run.exit.unlink(missing_ok=True)
     job.write(
         "start",
         num_ranks=plan.num_ranks,
@@ -127,26 +132,52 @@ def fit(
         found=found,
         on_saved=lambda path: job.write("checkpoint", path=path.name),
     )
+    limit = time_limit(job, saver, proof, steps_done=steps_done)
     is_epochs = isinstance(batches, EpochBatches)
     if is_epochs and not batches.order.is_even and is_distributed(model.optimizer):
         model.optimizer.hvdtrain_reduction.weight = LossWeight(batches.order, steps_done)
-    model.fit(
-        batches.dataset() if is_epochs else batches,
-        epochs=plan.epochs,
-        initial_epoch=epochs_done,
-        validation_data=test.batches if test else None,
-        verbose=0,
-        callbacks=[
-            *([TellEpoch(batches)] if is_epochs else []),
-            Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
-            *([Resume(job.comm, found)] if found else []),
-            GlobalMetrics(job.comm, has_test_data=test is None or test.counts),
-            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
-            proof,
-            record,
-            saver,
-            AgreeStop(job.comm),
-        ],
+    try:
+        model.fit(
+            batches.dataset() if is_epochs else batches,
+            epochs=plan.epochs,
+            initial_epoch=epochs_done,
+            validation_data=test.batches if test else None,
+            verbose=0,
+            callbacks=[
+                *([TellEpoch(batches)] if is_epochs else []),
+                Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
+                *([Resume(job.comm, found)] if found else []),
+                GlobalMetrics(job.comm, has_test_data=test is None or test.counts),
+                *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+                proof,
+                record,
+                saver,
+                *([limit] if limit else []),
+                AgreeStop(job.comm),
+            ],
+        )
+    except StoppedError:
+        saver.on_train_end()  # Keras calls no callback any more
+        raise
+
+
+def time_limit(job: Job, saver: Saver, proof: SyncProof, *, steps_done: int) -> TimeLimit | None:
+    """Return what stops a run that is limited in time."""
+    training = job.plan.config["training"]
+    if training["max_minutes"] is None:
+        return None
+
+    def save() -> None:
+        proof.check()
+        saver.save()
+
+    return TimeLimit(
+        job.comm,
+        training["max_minutes"],
+        began=job.began,
+        save=save,
+        steps_done=steps_done,
+        steps_per_update=training["gradient_accumulation_steps"],
     )
 
 

@@ -68,15 +68,8 @@ class Launches:
             kill_when: Asked again and again.
             chance: Chooses who is killed: one rank, or everything at once.
         """
-        self.attempt += 1
-        (self.folder / "attempt").write_text(f"{self.attempt:03d}")
-        resume = ["--resume"] if find_runs(self.folder / "runs") else []
-        command = [sys.executable, "-m", "hvdtrain", "run", "config.yaml", "--ranks", str(ranks), *resume]
-        settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        environ = {**os.environ, **settings, "PATH": search_path(), "PYTHONPATH": str(PROJECT)}
         deadline = time.monotonic() + TIMEOUT_S
-        with open(self.folder / f"output_{self.attempt:03d}.txt", "wb") as output:
-            process = subprocess.Popen(command, cwd=self.folder, env=environ, stdout=output, stderr=output)
+        with self._process(ranks) as process:
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     kill_all({process.pid, *descendants(process.pid)})
@@ -86,8 +79,31 @@ class Launches:
                     return not self.is_finished()
                 time.sleep(0.02)
         if process.returncode:
-            raise RuntimeError((self.folder / f"output_{self.attempt:03d}.txt").read_text(errors="replace")[-3000:])
+            raise RuntimeError(f"exit code {process.returncode}: {self.output()[-3000:]}")
         return False
+
+    def call(self, ranks: int) -> tuple[int, str]:
+        """Start or resume the run; return its exit code and what it said."""
+        with self._process(ranks) as process:
+            return process.wait(timeout=TIMEOUT_S), self.output()
+
+    def _process(self, ranks: int) -> subprocess.Popen[bytes]:
+        self.attempt += 1
+        (self.folder / "attempt").write_text(f"{self.attempt:03d}")
+        resume = ["--resume"] if find_runs(self.folder / "runs") else []
+        command = [sys.executable, "-m", "hvdtrain", "run", "config.yaml", "--ranks", str(ranks), *resume]
+        settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        environ = {**os.environ, **settings, "PATH": search_path(), "PYTHONPATH": str(PROJECT)}
+        with open(self._output, "wb") as output:
+            return subprocess.Popen(command, cwd=self.folder, env=environ, stdout=output, stderr=output)
+
+    @property
+    def _output(self) -> Path:
+        return self.folder / f"output_{self.attempt:03d}.txt"
+
+    def output(self) -> str:
+        """Return what the last start has said."""
+        return self._output.read_text(errors="replace")
 
     def iterations(self) -> list[int]:
         """Return the optimizer's counts before the steps that rank 0 has begun in this attempt."""
