@@ -1,4 +1,4 @@
-"""Exact resume and exactly-once data, in the short forms of the harnesses `tests/harness/resume_*` and `world_changes`."""
+"""Exact resume and exactly-once data: the short forms of `tests/harness/resume_*` and `world_changes`, and stops."""
 
 
 import pytest
@@ -60,3 +60,13 @@ def test_a_time_limit_stops_all_ranks_and_resume_goes_on_exactly(tmp_path, requi
     whole = Launches(tmp_path / "whole", pause_s=0, **settings)
     whole.start(2)
     assert run.digest() == whole.digest()
+
+
+def test_a_script_goes_on_in_the_middle_with_its_callbacks_decisions(results):
+    values = results.of("script_goes_on_in_the_middle")
+    for value in values:
+        whole, resumed = value["whole"], value["resumed"]
+        assert (whole.pop("first"), resumed.pop("first")) == (0, 3)
+        assert resumed == whole
+        assert whole["rate"] < 0.3, "the plateau must have been seen"
+    assert len({tuple(value["whole"]["general_seed"]) for value in values}) == results.size, "ranks draw other noise"
