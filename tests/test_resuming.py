@@ -66,7 +66,7 @@ def test_the_same_world_again_changes_nothing(tmp_path):
             "global batch would change from 12 (2 replicas) to 24",
         ),
         ({"data": {"remainder": "pad", "num_examples": 99}}, 4, "steps per epoch 9 -> 8"),
-        ({"data": {"epoch_splitting": "divide"}}, 4, "epoch_splitting 'divide'"),
+        ({"data": {"epoch_splitting": "divide"}, "training": {"epochs": 8}}, 4, "epoch_splitting 'divide'"),
     ],
     ids=["batch_per_replica", "last_batch_too_small", "divide"],
 )

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_deadline = [math.inf]
 
 
 def finished(file: Path) -> list[dict[str, Any]]:
@@ -15,11 +17,17 @@ def finished(file: Path) -> list[dict[str, Any]]:
 
 
 def run_missing(file: Path, cases: list[dict[str, Any]], run: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run the cases that have no line yet, each with its values as arguments, and return all lines."""
+    """Run the cases that have no line yet, each with its values as arguments, and return all lines.
+
+    Raises:
+        SystemExit: If the time that was given is over; started again, the harness goes on.
+    """
     done = {json.dumps(row["case"], sort_keys=True) for row in finished(file)}
     for case in cases:
         if json.dumps(case, sort_keys=True) in done:
             continue
+        if time.monotonic() > _deadline[0]:
+            raise SystemExit("the time is over; start again to go on")
         began = time.monotonic()
         row = {"case": case, **run(**case), "seconds": round(time.monotonic() - began, 1)}
         file.parent.mkdir(exist_ok=True)
@@ -32,4 +40,7 @@ def run_missing(file: Path, cases: list[dict[str, Any]], run: Callable[..., dict
 def options(cases: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=cases)
-    return parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no further case after these")
+    found = parser.parse_args()
+    _deadline[0] = time.monotonic() + 60 * found.minutes
+    return found

@@ -48,14 +48,14 @@ class UnseededNoise(layers.Layer):
     """Draws from Keras's general generator, as a layer does that was written without a thought for seeds."""
 
     def call(self, x, training=False):
-        return x + 0.1 * keras.random.normal(tf.shape(x)) if training else x
+        return x + 0.1 * keras.random.normal(tf.shape(x), dtype=x.dtype) if training else x
 
 
 class Watched(keras.Model):
     """Notes what it is trained on."""
 
     def train_step(self, data):
-        tf.numpy_function(note, [self.optimizer.iterations.value, data[0][:, 0, 0, 0]], [])
+        tf.numpy_function(note, [tf.convert_to_tensor(self.optimizer.iterations), data[0][:, 0, 0, 0]], [])
         return super().train_step(data)
 
     def fit(self, *args, callbacks=(), **options):
