@@ -94,6 +94,11 @@ class ModelConfig(Section):
         description="Import path of a function that returns a Keras model: 'my_pkg.models:build'."
     )
     args: Args = Field(default_factory=dict, description="Keyword arguments for that function.")
+    initial_weights: Text | None = Field(
+        None,
+        description="Weights to begin with: a .keras or .weights.h5 file, a run directory or one checkpoint in it; "
+        "relative to this file's folder. null: as the function initialises them.",
+    )
 
 
 class DataConfig(Section):
@@ -143,7 +148,9 @@ class TrainingConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = Field(
         0, description="Seed of initial weights, data order and dropout."
     )
-    max_minutes: PositiveFloat | None = Field(None, description="Comes in a later release; leave it null.")
+    max_minutes: PositiveFloat | None = Field(
+        None, description="Minutes after which training stops with its state saved, to go on with --resume."
+    )
 
 
 class OptimizerConfig(Section):

@@ -140,10 +140,6 @@ def _optimizer_args(args: dict[str, Any]) -> str | None:
     return f"cannot hold {', '.join(own)}" if own else None
 
 
-def _no_max_minutes(max_minutes: float | None) -> str | None:
-    return None if max_minutes is None else "a time limit is not supported yet; leave it null and set epochs or steps"
-
-
 def _skip_fits(on_nonfinite: str, gradient_accumulation_steps: int, strategy: str) -> str | None:
     if on_nonfinite != "skip":
         return None
@@ -163,7 +159,6 @@ RULES = (
         "training.batch_size_per_replica training.global_batch_size",
         _one_of("batch_size_per_replica", "global_batch_size"),
     ),
-    Rule("training.max_minutes", _no_max_minutes),
     Rule("optimizer.momentum optimizer.name", _momentum_fits),
     Rule("optimizer.warmup_epochs optimizer.schedule", _warmup_fits),
     Rule("optimizer.args", _optimizer_args),

@@ -29,6 +29,8 @@ from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
     GlobalMetrics,
+    Memory,
+    Resume,
     Saver,
     Setup,
     SyncProof,
@@ -200,6 +202,7 @@ def callbacks(
     *,
     data: Any = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
+    save_every_steps: int | None = None,
     check_every_steps: int | None = 200,
     keep: int = 3,
     resume: bool = False,
@@ -214,9 +217,12 @@ def callbacks(
         data: The training data, if `shard` made them from arrays (and what you made from that by map and the like):
             they are told each epoch.
         checkpoint_dir: Where rank 0 saves after each epoch; None saves nothing.
+        save_every_steps: Steps between two further saves within an epoch.
         check_every_steps: Steps between two comparisons of all replicas; None for each epoch's end only.
         keep: Checkpoints that stay.
-        resume: Start from the newest checkpoint in `checkpoint_dir`; pass `initial_epoch=hk.initial_epoch(...)` to fit.
+        resume: Start from the newest checkpoint in `checkpoint_dir`, in the middle of an epoch if it was saved there,
+            with what EarlyStopping, ReduceLROnPlateau and ModelCheckpoint remembered; pass
+            `initial_epoch=hk.initial_epoch(...)` to fit, and batches in the order of the first start.
 
     Raises:
         UserCodeError: Before `init`, for `resume` without `checkpoint_dir`, and for callbacks that would undo what
@@ -230,14 +236,18 @@ def callbacks(
     root = Path(checkpoint_dir) if checkpoint_dir is not None else None
     found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
     proof = SyncProof(comm, check_every_steps)
-    saver = [Saver(comm, root, keep=keep, prove=proof.check)] if root is not None else []
+    memory = Memory(user_callbacks, found)
+    options = {"every_steps": save_every_steps, "prove": proof.check, "keep": keep, "found": found, "memory": memory}
+    saver = [Saver(comm, root, **options)] if root is not None else []
     check_callbacks(user_callbacks, saves=bool(saver), resumes=resume)
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
         *_for_data(data, comm),
+        *([Resume(comm, found)] if found else []),
         GlobalMetrics(comm),
         Finite(comm, say=print if comm.rank == 0 else None),
         *on_this_rank(list(user_callbacks), comm),
+        memory,
         proof,
         AgreeStop(comm),
         *saver,

@@ -126,6 +126,11 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("steps per execution", str(per_execution), execution_rule),
         Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
     ]
+    if config.training.max_minutes is not None:
+        minutes = f"{config.training.max_minutes:g} min"
+        ledger.append(Entry("time limit", minutes, "training.max_minutes, all of it again after each --resume"))
+    if config.model.initial_weights is not None:
+        ledger.append(Entry("initial weights", config.model.initial_weights, "model.initial_weights"))
     accumulation = config.training.gradient_accumulation_steps
     if accumulation > 1:
         ledger.insert(
@@ -272,6 +277,16 @@ def _warnings(config: Config, world: World) -> tuple[str, ...]:
         found.append(
             f"lr_scaling: linear with {optimizer.name}: an adaptive optimizer divides the gradient's size away, so a "
             "larger batch does not call for a proportionally larger rate; consider 'sqrt' or 'none'"
+        )
+    if (
+        optimizer.lr_scaling != "none"
+        and config.training.global_batch_size
+        and config.data.epoch_splitting == "shard"
+        and world.num_replicas > 1
+    ):
+        found.append(
+            f"lr_scaling: {optimizer.lr_scaling} with training.global_batch_size: the rate grows with the replicas, "
+            "but the batch does not; it is meant for batch_size_per_replica: consider 'none'"
         )
     if optimizer.warmup_epochs and scaling.scale_factor(optimizer.lr_scaling, world.num_replicas) == 1:
         found.append(

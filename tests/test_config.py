@@ -84,7 +84,6 @@ def test_allowed(settings):
         ({"training__steps": 5}, "not both; got epochs 2 and steps 5"),
         ({"training__batch_size_per_replica": None}, "batch_size_per_replica or global_batch_size; got neither"),
         ({"training__global_batch_size": 64}, "not both; got batch_size_per_replica 32 and global_batch_size 64"),
-        ({"training__max_minutes": 5}, "a time limit is not supported yet"),
         ({"launch__num_ranks": 2, "launch__strategy": "mirrored"}, "num_ranks must be 1 or null; got 2; for several"),
         ({"launch__num_ranks": 2, "launch__strategy": "single"}, "'single' has one process, so num_ranks must be 1"),
         ({"launch__num_ranks": 2, "launch__launcher": "none"}, "launcher 'none' starts one rank, but num_ranks is 2"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import api_export
+from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
 
@@ -29,7 +30,23 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
     """Return the [seed, counter] states of dropout and other random layers."""
-    return [generator.state for layer in all_layers(model) for generator in layer._seed_generators]
+    return unique([generator.state for layer in all_layers(model) for generator in layer._seed_generators])
+
+
+def general_seed_state() -> keras.Variable:
+    """Return the state that random operations draw from which were given no seed; it is made here if need be."""
+    return global_seed_generator().state
+
+
+def drawn_ahead(number: int, times: int) -> int:
+    """Return a number of the general seed state after so many further draws (`SeedGenerator.next(ordered=False)`).
+
+    >>> drawn_ahead(0, 0), drawn_ahead(0, 1), drawn_ahead(5387, 1) == drawn_ahead(0, 2)
+    (0, 5387, True)
+    """
+    for _ in range(times):
+        number = (number + 1) * 5387 % 933199
+    return number
 
 
 def moving_statistics(model: keras.Model) -> list[keras.Variable]:
@@ -61,11 +78,6 @@ def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
         yield metric
 
 
-def metric_variables(model: keras.Model) -> list[keras.Variable]:
-    """Return what the metrics accumulate in, the loss's first, in an order that is the same on every rank."""
-    return [variable for metric in metric_leaves(model) for variable in metric.variables]
-
-
 def validation_data(model: keras.Model) -> Any:
     """Return the dataset that `fit` validates on, or None outside of `fit`."""
     iterator = getattr(model, "_eval_epoch_iterator", None)
@@ -73,8 +85,14 @@ def validation_data(model: keras.Model) -> Any:
     return getattr(adapter, "_dataset", None) or getattr(adapter, "py_dataset", None)
 
 
-def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int) -> None:
+def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int, then: Callable[[Any], None]) -> None:
     """Let the next calls of the train function take their batches and do nothing, until `steps` batches are gone.
+
+    Args:
+        model: Its train function has been made.
+        steps: Batches to pass over, more than none.
+        steps_per_epoch: Steps of a whole epoch.
+        then: Called with the last of these batches, before anything is trained.
 
     Raises:
         UserCodeError: If a call would be left in part.
@@ -88,17 +106,23 @@ def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int) -> None:
     train = model.train_function
     left = steps
 
-    def skip_or_train(iterator: Any) -> Any:
+    def skip(iterator: Any) -> Any:
         nonlocal left
-        if not left:
-            return train(iterator)
         taken = min(per_call, left)
         for _ in range(taken):
-            next(iterator)
+            batch = next(iterator)
         left -= taken
+        if not left:
+            then(batch)
+            model.train_function = train
         return {}
 
-    model.train_function = skip_or_train
+    model.train_function = skip
+
+
+def build_metrics(model: keras.Model, batch: Any) -> None:
+    """Make the variables of compiled metrics, which Keras makes while it traces the first step."""
+    model._symbolic_build(data_batch=batch)
 
 
 def steps_taken(model: keras.Model) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ class Job:
         folder: The configuration's folder, where the user's modules are looked for first.
         comm: The ranks.
         console: Where people look.
+        began: When this start of the run began, as `time.monotonic()` tells it.
     """
 
     plan: Plan
@@ -44,6 +45,7 @@ class Job:
     folder: Path
     comm: Comm
     console: Console
+    began: float = field(default_factory=time.monotonic)
 
     def write(self, kind: str, **values: Any) -> None:
         """Add a record to `metrics.jsonl`, on rank 0."""

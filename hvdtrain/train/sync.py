@@ -53,7 +53,8 @@ def plain_name(path: str) -> str:
 
 def broadcast_state(model: keras.Model, comm: Comm) -> None:
     """Give every rank rank 0's weights, statistics, optimizer slots and random seeds."""
-    variables = [variable for _, variable in shared_variables(model)] + compat.seed_states(model)
+    variables = [variable for _, variable in shared_variables(model)]
+    variables += [*compat.seed_states(model), compat.general_seed_state()]
     received = comm.broadcast_arrays([to_array(variable) for variable in variables], name="state")
     for variable, array in zip(variables, received, strict=True):
         variable.assign(array)
@@ -65,6 +66,10 @@ def fold_seeds(model: keras.Model, rank: int) -> None:
     for state in compat.seed_states(model):
         seed, counter = to_array(state)
         state.assign(np.array([folded_seed(int(seed), rank), counter], state.dtype))
+    general = compat.general_seed_state()
+    first, second = to_array(general)
+    # Every draw takes both numbers one place further, so the second one stays ahead by the rank.
+    general.assign(np.array([first, compat.drawn_ahead(int(second), rank)], general.dtype))
 
 
 def folded_seed(seed: int, rank: int) -> int:

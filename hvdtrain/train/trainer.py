@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from hvdtrain import metrics as records
-from hvdtrain.errors import UserCodeError
+from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
-from hvdtrain.train import checkpoint, compat
+from hvdtrain.train import checkpoint, compat, initial_weights
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -26,6 +26,7 @@ from hvdtrain.train.callbacks import (
 )
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.record import Record, StopAtStep
+from hvdtrain.train.callbacks.time_limit import TimeLimit
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
@@ -47,9 +48,13 @@ def train(job: Job) -> dict[str, Any]:
     for complaint in complaints:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
     epochs_done, steps_done = position(found)
+    if found is None:
+        agreed(job.comm, lambda: initial_weights.load(job, model))
     if found:
         within = f" and {steps_done} of {plan.steps_per_epoch} steps" if steps_done else ""
         job.console.say(f"resuming after epoch {epochs_done}{within} (step {found.step})")
+    if job.comm.rank == 0:
+        job.run.exit.unlink(missing_ok=True)
     job.write(
         "start",
         num_ranks=plan.num_ranks,
@@ -137,26 +142,52 @@ def fit(
         found=found,
         on_saved=lambda path: job.write("checkpoint", path=path.name),
     )
+    limit = time_limit(job, saver, proof, steps_done=steps_done)
     is_epochs = isinstance(batches, EpochBatches)
-    model.fit(
-        batches.dataset() if is_epochs else batches,
-        epochs=plan.epochs,
-        initial_epoch=epochs_done,
-        validation_data=test.batches if test else None,
-        verbose=0,
-        callbacks=[
-            Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
-            WeighUneven(job.comm, order, steps_done=steps_done),
-            *([TellEpoch(batches)] if is_epochs else []),
-            *([Resume(job.comm, found)] if found else []),
-            GlobalMetrics(job.comm),
-            Finite(job.comm, say=job.console.say),
-            proof,
-            record,
-            AgreeStop(job.comm),
-            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
-            saver,
-        ],
+    try:
+        model.fit(
+            batches.dataset() if is_epochs else batches,
+            epochs=plan.epochs,
+            initial_epoch=epochs_done,
+            validation_data=test.batches if test else None,
+            verbose=0,
+            callbacks=[
+                Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
+                WeighUneven(job.comm, order, steps_done=steps_done),
+                *([TellEpoch(batches)] if is_epochs else []),
+                *([Resume(job.comm, found)] if found else []),
+                GlobalMetrics(job.comm),
+                Finite(job.comm, say=job.console.say),
+                proof,
+                record,
+                AgreeStop(job.comm),
+                *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+                saver,
+                *([limit] if limit else []),
+            ],
+        )
+    except StoppedError:
+        saver.on_train_end()  # Keras calls no callback any more
+        raise
+
+
+def time_limit(job: Job, saver: Saver, proof: SyncProof, *, steps_done: int) -> TimeLimit | None:
+    """Return what stops a run that is limited in time."""
+    training = job.plan.config["training"]
+    if training["max_minutes"] is None:
+        return None
+
+    def save() -> None:
+        proof.check()
+        saver.save()
+
+    return TimeLimit(
+        job.comm,
+        training["max_minutes"],
+        began=job.began,
+        save=save,
+        steps_done=steps_done,
+        steps_per_update=training["gradient_accumulation_steps"],
     )
 
 

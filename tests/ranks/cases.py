@@ -21,7 +21,7 @@ from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import capture, restore
 from hvdtrain.train.sync import broadcast_state, shared_variables
-from tests.ranks import callbacks, inference, semantics, sources
+from tests.ranks import callbacks, inference, resume, semantics, sources
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -41,7 +41,7 @@ def all_cases() -> dict:
 
     cases: dict = {
         name.removeprefix("case_"): value
-        for module in (globals(), *map(vars, (semantics, callbacks, sources, inference, faults)))
+        for module in (globals(), *map(vars, (semantics, callbacks, sources, inference, resume, faults)))
         for name, value in module.items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }

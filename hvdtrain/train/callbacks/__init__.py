@@ -5,6 +5,7 @@ from __future__ import annotations
 from hvdtrain.train.callbacks.agree import AgreeStop
 from hvdtrain.train.callbacks.finite import Finite
 from hvdtrain.train.callbacks.global_metrics import GlobalMetrics, global_results
+from hvdtrain.train.callbacks.memory import Memory
 from hvdtrain.train.callbacks.resume import Resume
 from hvdtrain.train.callbacks.saver import Saver
 from hvdtrain.train.callbacks.setup import Setup
@@ -16,6 +17,7 @@ __all__ = [
     "AgreeStop",
     "Finite",
     "GlobalMetrics",
+    "Memory",
     "Resume",
     "Saver",
     "Setup",

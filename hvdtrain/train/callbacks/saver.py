@@ -12,6 +12,7 @@ import keras
 from hvdtrain.errors import CorruptError, UserCodeError
 from hvdtrain.train import checkpoint, compat
 from hvdtrain.train.background import BackgroundWriter
+from hvdtrain.train.callbacks.memory import Memory
 from hvdtrain.train.callbacks.resume import metric_totals
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.comm import Comm
@@ -34,6 +35,7 @@ class Saver(keras.callbacks.Callback):
         keep: How many stay.
         state: What to remember beside the arrays.
         found: The checkpoint training starts from.
+        memory: What the user's callbacks remember.
         on_saved: Called with the checkpoint's directory once it is on disk, in the writing thread.
     """
 
@@ -48,6 +50,7 @@ class Saver(keras.callbacks.Callback):
         keep: int = 3,
         state: dict[str, Any] | None = None,
         found: Checkpoint | None = None,
+        memory: Memory | None = None,
         on_saved: Callable[[Path], None] | None = None,
     ) -> None:
         super().__init__()
@@ -57,6 +60,7 @@ class Saver(keras.callbacks.Callback):
         self._every_steps = every_steps
         self._prove = prove or (lambda: None)
         self._state = state or {}
+        self._memory = memory or Memory(())
         self._writer = BackgroundWriter(root, keep=keep, is_writer=comm.rank == 0, on_saved=on_saved)
         self._epochs_done, self._steps_done = found.position if found else (0, 0)
         self._saved = (*found.position, found.step) if found else None
@@ -107,8 +111,9 @@ class Saver(keras.callbacks.Callback):
         """Save when it is time. An epoch that was stopped before its end is saved already, and is not done."""
         if self._steps_done != (self.params.get("steps") or self._steps_done):
             return
+        is_time = self._every_steps is not None and self._steps_done % self._every_steps == 0
         self._epochs_done, self._steps_done = epoch + 1, 0
-        if self._every_epochs and self._epochs_done % self._every_epochs == 0:
+        if is_time or (self._every_epochs and self._epochs_done % self._every_epochs == 0):
             self.save()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -131,7 +136,7 @@ class Saver(keras.callbacks.Callback):
         if position == self._saved:
             return
         self._saved = position
-        totals = metric_totals(self.model, self._comm) if self._steps_done else None
+        totals = metric_totals(self.model, self._comm) if self._steps_done else {}
         if self._comm.rank != 0:
             return
         state = {
@@ -139,6 +144,8 @@ class Saver(keras.callbacks.Callback):
             "epochs_done": self._epochs_done,
             "steps_done": self._steps_done,
             "world_size": self._comm.size,
+            "callbacks": self._memory.values(),
         }
         self._writer.flush()  # before the copy is made: there is never more than one
-        self._writer.write(capture(self.model, step=step, state=state, totals=totals))
+        more = totals | self._memory.weights()
+        self._writer.write(capture(self.model, step=step, state=state, more=more))
