@@ -75,14 +75,15 @@ def save(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     final = root / _name(checkpoint.step)
     temporary = root / f"{TEMPORARY}{final.name}-{os.getpid()}"
     try:
-        durable.make_directory(root)
+        changed = durable.make_directory(root)
         clear_temporary(root)
         _write_files(temporary, checkpoint)
         verify(temporary)
         if final.exists():  # the same step again, after a resume from an older checkpoint
             os.rename(final, root / f"{ASIDE}{final.name}")
         os.rename(temporary, final)
-        durable.fsync_directory(root)
+        for directory in (root, *changed):
+            durable.fsync_directory(directory)
     except BaseException as error:
         with contextlib.suppress(OSError):
             clear_temporary(root)
