@@ -89,7 +89,7 @@ def test_saving_needs_no_second_copy_and_loading_one(tmp_path):
     big = Checkpoint(1, {}, arrays)
     assert extra_mb(lambda: checkpoint.save(tmp_path, big, keep=1)) < 15
     assert extra_mb(lambda: checkpoint.load(tmp_path / "step_00000001")) < 115
-    assert extra_mb(lambda: np.savez(io.BytesIO(), **arrays)) > 90
+    assert extra_mb(lambda: np.savez(io.BytesIO(), big.arrays["w"])) > 90
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
