@@ -12,6 +12,7 @@ trains on one process as before.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def callbacks(
     if resume and checkpoint_dir is None:
         raise UserCodeError("resume=True needs checkpoint_dir")
     root = Path(checkpoint_dir) if checkpoint_dir is not None else None
-    found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
+    found, complaints = _checkpoint.load_newest(root) if resume and root is not None else (None, [])
+    for complaint in complaints if comm.rank == 0 else []:
+        warnings.warn(f"damaged checkpoint passed over: {complaint}", stacklevel=2)
     saver = [Saver(comm, root, keep=keep)] if root is not None else []
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
