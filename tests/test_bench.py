@@ -218,7 +218,7 @@ def test_startup_configuration_is_valid(tmp_path):
 
 
 def test_saving_is_an_arm_of_its_own_beside_the_product():
-    options = overhead.parse("--arms hvdtrain --models cnn --save-every 50 --steps-per-execution 25".split())
+    options = overhead.parse(["--arms", "hvdtrain", "--models", "cnn", "--save-every", "50", "--steps-per-execution", "25"])
     arms = overhead.throughput_arms(options)
     assert [(arm.name, arm.kind, arm.launch) for arm in arms] == [
         ("hvdtrain", "hvdtrain", "product"), ("hvdtrain saving", "hvdtrain saving", "product"),
@@ -228,7 +228,10 @@ def test_saving_is_an_arm_of_its_own_beside_the_product():
     assert steps_per_epoch("cnn", batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50) == 100
 
 
-@pytest.mark.parametrize("arguments", ["--save-every 50", "--save-every 400", "--arms nobody", "--models vgg", "--rounds 0", "--batch-size 9999"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--arms nobody", "--models vgg", "--rounds 0", "--batch-size 9999", "--save-every 50", "--save-every 400"],
+)
 def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         overhead.parse(arguments.split())

@@ -82,8 +82,10 @@ def save(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         if final.exists():  # the same step again, after a resume from an older checkpoint
             os.rename(final, root / f"{ASIDE}{final.name}")
         os.rename(temporary, final)
-        for directory in (root, *changed):
-            durable.fsync_directory(directory)
+        durable.fsync_directory(root)
+        for directory in changed:
+            with contextlib.suppress(PermissionError):  # a parent that may be written, but not read
+                durable.fsync_directory(directory)
     except BaseException as error:
         with contextlib.suppress(OSError):
             clear_temporary(root)
