@@ -218,7 +218,8 @@ def test_startup_configuration_is_valid(tmp_path):
 
 
 def test_saving_is_an_arm_of_its_own_beside_the_product():
-    options = overhead.parse(["--arms", "hvdtrain", "--models", "cnn", "--save-every", "50", "--steps-per-execution", "25"])
+    words = ["--arms", "hvdtrain", "--models", "cnn", "--save-every", "50", "--steps-per-execution", "25"]
+    options = overhead.parse(words)
     arms = overhead.throughput_arms(options)
     assert [(arm.name, arm.kind, arm.launch) for arm in arms] == [
         ("hvdtrain", "hvdtrain", "product"), ("hvdtrain saving", "hvdtrain saving", "product"),
