@@ -12,6 +12,7 @@ trains on one process as before.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,9 @@ def callbacks(
     if resume and checkpoint_dir is None:
         raise UserCodeError("resume=True needs checkpoint_dir")
     root = Path(checkpoint_dir) if checkpoint_dir is not None else None
-    found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
+    found, complaints = _checkpoint.load_newest(root) if resume and root is not None else (None, [])
+    for complaint in complaints if comm.rank == 0 else []:
+        warnings.warn(f"damaged checkpoint passed over: {complaint}", stacklevel=2)
     proof = SyncProof(comm, check_every_steps)
     memory = Memory(user_callbacks, found)
     options = {"every_steps": save_every_steps, "prove": proof.check, "keep": keep, "found": found, "memory": memory}

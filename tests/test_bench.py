@@ -217,7 +217,22 @@ def test_startup_configuration_is_valid(tmp_path):
     assert load_config(str(path)).training.steps == 1
 
 
-@pytest.mark.parametrize("arguments", ["--arms nobody", "--models vgg", "--rounds 0", "--batch-size 9999"])
+def test_saving_is_an_arm_of_its_own_beside_the_product():
+    words = ["--arms", "hvdtrain", "--models", "cnn", "--save-every", "50", "--steps-per-execution", "25"]
+    options = overhead.parse(words)
+    arms = overhead.throughput_arms(options)
+    assert [(arm.name, arm.kind, arm.launch) for arm in arms] == [
+        ("hvdtrain", "hvdtrain", "product"), ("hvdtrain saving", "hvdtrain saving", "product"),
+    ]  # fmt: skip
+    rows = [row(0, arm.name, "cnn", speed) for arm, speed in zip(arms, (102.0, 100.0), strict=True)]
+    assert "<= 1.01  NOT MET" in report.throughput_tables(rows, [arm.name for arm in arms], ["cnn"], markdown=False)
+    assert steps_per_epoch("cnn", batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50) == 100
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--arms nobody", "--models vgg", "--rounds 0", "--batch-size 9999", "--save-every 50", "--save-every 400"],
+)
 def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         overhead.parse(arguments.split())

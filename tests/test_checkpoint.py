@@ -1,5 +1,6 @@
 import doctest
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from hvdtrain.errors import CorruptError, NoSpaceError
 from hvdtrain.train import checkpoint
+from hvdtrain.train.bench import memory
 from hvdtrain.train.checkpoint import Checkpoint
 
 
@@ -71,6 +73,23 @@ def test_what_is_saved_survives_every_type_and_shape_and_numpy_reads_it_too(tmp_
         np.testing.assert_array_equal(found[name], array)
     with np.load(path / "arrays.npz", allow_pickle=False) as file:
         assert all(np.array_equal(file[name], array) for name, array in arrays.items())
+
+
+def test_saving_needs_no_second_copy_and_loading_one(tmp_path):
+    """100 MB; the control is the usual way, an .npz made in memory."""
+
+    def extra_mb(work):
+        memory.reset_peak()
+        before = memory.peak_rss_mb()
+        kept = work()
+        del kept
+        return memory.peak_rss_mb() - before
+
+    arrays = {"w": np.random.default_rng(0).random(12_500_000)}
+    big = Checkpoint(1, {}, arrays)
+    assert extra_mb(lambda: checkpoint.save(tmp_path, big, keep=1)) < 15
+    assert extra_mb(lambda: checkpoint.load(tmp_path / "step_00000001")) < 115
+    assert extra_mb(lambda: np.savez(io.BytesIO(), big.arrays["w"])) > 90
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):

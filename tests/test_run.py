@@ -52,6 +52,15 @@ def rank():
     return int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
 
 
+def slow_fsync(descriptor, fsync=os.fsync):
+    time.sleep(0.4)
+    fsync(descriptor)
+
+
+if Path("slow_disk").exists():
+    os.fsync = slow_fsync
+
+
 def fault():
     file = Path("fault.json")
     wanted = json.loads(file.read_text()) if file.exists() else {}
@@ -107,6 +116,8 @@ class Fault(keras.callbacks.Callback):
             kernel = self.model.layers[0].kernel
             kernel.assign(kernel + 1e-7)
         if wanted["do"] == "wait":
+            while len(list(Path("runs").glob("*/*/checkpoints/step_*"))) < min(self.epoch - 1, 3):
+                time.sleep(0.01)  # rank 0 saves while training goes on
             Path(f"waiting.{os.getpid()}").touch()
             time.sleep(600)
 
@@ -424,8 +435,10 @@ def test_resume_refuses_another_global_batch_and_another_configuration(tmp_path,
 # -- faults -------------------------------------------------------------------------------------
 
 
-def test_a_tampered_replica_stops_the_run(tmp_path, require_horovod):
+def test_a_tampered_replica_stops_the_run_and_the_save_in_flight_is_finished(tmp_path, require_horovod):
+    """The disk takes 2 s for the checkpoint of epoch 1; the fault comes three steps after it, on both ranks."""
     folder = Workdir(tmp_path)
+    (tmp_path / "slow_disk").touch()
     folder.fault("tamper", epoch=2)
     outcome = folder.hvdtrain("run", "demo.yaml")
     assert outcome.code == 70, outcome.err
@@ -436,11 +449,13 @@ def test_a_tampered_replica_stops_the_run(tmp_path, require_horovod):
     folder.assert_nothing_is_left()
 
 
-def test_a_rank_that_exits_passes_its_code_on(tmp_path, require_horovod):
+def test_a_rank_that_exits_passes_its_code_on_after_the_save_in_flight(tmp_path, require_horovod):
     folder = Workdir(tmp_path)
-    folder.fault("exit", epoch=1)
+    (tmp_path / "slow_disk").touch()
+    folder.fault("exit", epoch=2)
     outcome = folder.hvdtrain("run", "demo.yaml")
     assert outcome.code == 7, outcome.err
+    assert [path.name for path in folder.run.checkpoints.iterdir()] == ["step_00000006"]
     assert "rank 1" in outcome.err
     assert "-----" not in outcome.err
     folder.assert_nothing_is_left()

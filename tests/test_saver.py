@@ -9,12 +9,14 @@ import keras
 import numpy as np
 import pytest
 
+import hvdtrain.keras as hk
 from hvdtrain.errors import NoSpaceError, UserCodeError
 from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import Saver
 from hvdtrain.train.comm import SoloComm
 from hvdtrain.train.compat import steps_taken
 from hvdtrain.train.state import capture, named_variables, restore
+from hvdtrain.train.world import World
 from tests.test_background import small_disk  # noqa: F401
 
 EPOCHS, STEPS = 2, 4
@@ -93,6 +95,20 @@ def test_a_second_fit_with_the_same_callback_is_saved_too(tmp_path):
     found, _ = checkpoint.load_newest(tmp_path)
     assert found is not None
     assert found.step == 2 * EPOCHS * STEPS
+
+
+def test_a_script_of_your_own_is_told_what_was_passed_over(tmp_path, monkeypatch):
+    ranks = {"rank": 0, "size": 1, "local_rank": 0, "local_size": 1}
+    alone = World(**ranks, host="here", cores=(0,), gpu=None, reduction="one process", comm=SoloComm())
+    monkeypatch.setattr(hk, "_world", alone)
+    fit(compiled(), *hk.callbacks(checkpoint_dir=tmp_path))
+    (tmp_path / "step_00000008" / "arrays.npz").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"damaged checkpoint passed over: .*step_00000008: arrays.npz"):
+        callbacks = hk.callbacks(checkpoint_dir=tmp_path, resume=True)
+    model = compiled()
+    assert hk.initial_epoch(tmp_path) == 1
+    fit(model, *callbacks)
+    assert steps_taken(model) == STEPS + EPOCHS * STEPS, "it went on from the one before"
 
 
 def test_weights_of_bfloat16_come_back(tmp_path):

@@ -19,7 +19,7 @@ from hvdtrain.train.checkpoint import TEMPORARY, Checkpoint
 from hvdtrain.train.devices import step_back
 
 # A save that another process has begun shows in the directory within this time.
-APPEARS_S = 0.1
+APPEARS_S = 0.3
 POLL_S = 0.02
 
 

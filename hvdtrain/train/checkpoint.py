@@ -75,7 +75,7 @@ def save(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     final = root / _name(checkpoint.step)
     temporary = root / f"{TEMPORARY}{final.name}-{os.getpid()}"
     try:
-        durable.make_directory(root)
+        changed = durable.make_directory(root)
         clear_temporary(root)
         _write_files(temporary, checkpoint)
         verify(temporary)
@@ -83,6 +83,9 @@ def save(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             os.rename(final, root / f"{ASIDE}{final.name}")
         os.rename(temporary, final)
         durable.fsync_directory(root)
+        for directory in changed:
+            with contextlib.suppress(PermissionError):  # a parent that may be written, but not read
+                durable.fsync_directory(directory)
     except BaseException as error:
         with contextlib.suppress(OSError):
             clear_temporary(root)

@@ -46,18 +46,18 @@ def write_file(path: Path, write: Callable[[Any], object]) -> str:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file, read in pieces."""
     sha256 = hashlib.sha256()
+    piece = memoryview(bytearray(PIECE))
     with open(path, "rb", buffering=0) as file:
-        while piece := file.read(PIECE):
-            sha256.update(piece)
+        while size := file.readinto(piece):
+            sha256.update(piece[:size])
     return sha256.hexdigest()
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents, each entry on disk before anything goes below it."""
+def make_directory(path: Path) -> list[Path]:
+    """Make a directory and its parents; return the directories that got entries, which are to be synced."""
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(exist_ok=True)
-        fsync_directory(parent.parent)
+    path.mkdir(parents=True, exist_ok=True)
+    return [parent.parent for parent in missing]
 
 
 def fsync_directory(path: Path) -> None:

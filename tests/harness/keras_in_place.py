@@ -1,7 +1,7 @@
 """The control of both harnesses: Keras's `model.save_weights` over the file that is there already.
 
-`python -m tests.harness.keras_in_place`, or with `--kills N --damages N`; prints one JSON object that counts what came
-of it. The same library kills it, the same damage is done to its file.
+`python -m tests.harness.keras_in_place [--kills N] [--damages N]` with the library of kill_writer in LD_PRELOAD; prints
+one JSON object that counts what came of it. The same calls are killed, the same damage is done to its file.
 """
 
 from __future__ import annotations

@@ -138,7 +138,8 @@ def main() -> None:
     rows = resumable.run("kill_writer", resumable.num_cases_wanted(__doc__, NUM_CASES), one_case)
     kills = sum(row["kills"] for row in rows)
     found = {which: sum(row["found"] == which for row in rows) for which in ("last", "next")}
-    print(f"{len(rows)} cases, {kills} kills: always a loadable state ({found})")
+    places = len({(row["layout"], row["at"], row["how"]) for row in rows})
+    print(f"{len(rows)} cases at {places} of {len(points())} places, {kills} kills: always a loadable state ({found})")
 
 
 if __name__ == "__main__":

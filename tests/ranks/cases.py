@@ -1,6 +1,8 @@
 """What is tried on real ranks. Each case returns JSON; test_ranks.py compares what the ranks returned."""
 
 import hashlib
+import importlib
+import pkgutil
 import types
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import capture, restore
 from hvdtrain.train.sync import broadcast_state, shared_variables
-from tests.ranks import callbacks, inference, resume, semantics, sources
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -36,13 +37,13 @@ OPTIMIZERS = {
 
 
 def all_cases() -> dict:
-    """Return name -> case(comm, folder)."""
-    from tests.ranks import faults  # it uses this module
-
+    """Return name -> case(comm, folder), from every module of this folder."""
+    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = [importlib.import_module(f"tests.ranks.{name}") for name in names]
     cases: dict = {
         name.removeprefix("case_"): value
-        for module in (globals(), *map(vars, (semantics, callbacks, sources, inference, resume, faults)))
-        for name, value in module.items()
+        for module in modules
+        for name, value in vars(module).items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }
     for name, make in OPTIMIZERS.items():
