@@ -193,7 +193,7 @@ class DistributedMixin:
         reduction = self.hvdtrain_reduction
         if reduction.is_per_update:
             grads, _ = reduction.average_and_watch(
-                list(grads), step=compat.next_step(self), state=compat.float_state(self, self._trainable_variables)
+                list(grads), step=compat.next_step(self), state=compat.float_state(self, compat.built_for(self, None))
             )
         return super()._clip_gradients(grads)  # type: ignore[misc]
 

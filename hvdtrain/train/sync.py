@@ -113,8 +113,9 @@ def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
     """
     names, arrays = zip(*((name, to_array(variable)) for name, variable in equal_now(model)), strict=True)
     bad = [name for name, array in zip(names, arrays, strict=True) if not is_finite(array)]
-    mine = {"digests": [digest(array) for array in arrays], "nonfinite": bad[:3]}
+    mine = {"digests": [digest(array) for array in arrays], "nonfinite": bad[:3], "step": step}
     gathered = comm.gather_json(mine, name="digests")
+    step = min(entry["step"] for entry in gathered)  # the counter itself may differ
     _raise_nonfinite(gathered, step)
     differing = find_differences(names, [entry["digests"] for entry in gathered])
     if differing:

@@ -18,6 +18,7 @@ from tests.harness.trainee import KINDS, STEPS, Trainee, differing, set_element
 
 NUM_CASES = 300 + 20
 CONTROL_EVERY = 16
+CONTROL = 15  # the first control
 CHECK_EVERY = 4
 
 
@@ -92,9 +93,11 @@ def judge(flip: Flip, caught: str, check: int, *, is_control: bool) -> tuple[str
 
 def run(comm: Comm, numbers: list[int], add: Any) -> None:
     """Run cases on this rank."""
-    trainees = {kind: Trainee(comm, kind) for kind in KINDS}
+    trainees: dict[str, Trainee] = {}
     for number in numbers:
-        add(run_case(comm, trainees[list(KINDS)[number % len(KINDS)]], number))
+        kind = list(KINDS)[number % len(KINDS)]
+        trainees[kind] = trainees.get(kind) or Trainee(comm, kind)
+        add(run_case(comm, trainees[kind], number))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tests.harness.trainee import KINDS, ROWS, STEPS, Trainee, set_element
 
 NUM_CASES = 200 + 20
 CONTROL_EVERY = 11
+CONTROL = 32  # one of those that poison rank 0's checkpoint
 VALUES = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
 PLACES = ("input", "gradient", "weight", "slot", "statistic")
 SAVE_EVERY = 2
@@ -121,7 +122,8 @@ def run_case(comm: Comm, trainee: Trainee, poison: Poison, folder: Path, number:
     except OutOfSyncError as error:
         code, caught = int(error.exit_code), str(error)
     everybody = comm.gather_json([code, caught], name="caught")
-    poisoned = poisoned_checkpoints(folder / str(number)) if comm.rank == 0 else []
+    written = poisoned_checkpoints(folder / str(number)) if comm.rank == 0 else []
+    poisoned = comm.gather_json(written, name="poisoned")[0]
     shutil.rmtree(folder / str(number), ignore_errors=True)
     found = int((re.findall(r"at step (\d+)", caught) or [0])[0])
     if is_control:
@@ -156,22 +158,20 @@ def poisoned_checkpoints(root: Path) -> list[str]:
     return found
 
 
-def trainees_of(comm: Comm) -> list[tuple[Trainee, Poison]]:
-    """Return a trainee of each kind, with its poison."""
-    made = []
-    for kind in KINDS:
-        poisons: list[Poison] = []
-        trainee = Trainee(comm, kind, lambda optimizer, found=poisons: found.append(Poison(optimizer)))
-        made.append((trainee, poisons[0]))
-    return made
+def make(comm: Comm, kind: str) -> tuple[Trainee, Poison]:
+    """Return a trainee with its poison."""
+    poisons: list[Poison] = []
+    return Trainee(comm, kind, lambda optimizer: poisons.append(Poison(optimizer))), poisons[0]
 
 
 def run(comm: Comm, numbers: list[int], add: Any) -> None:
     """Run cases on this rank."""
-    trainees = trainees_of(comm)
+    trainees: dict[str, tuple[Trainee, Poison]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
-            add(run_case(comm, *trainees[number % len(trainees)], Path(folder), number))
+            kind = list(KINDS)[number % len(KINDS)]
+            trainees[kind] = trainees.get(kind) or make(comm, kind)
+            add(run_case(comm, *trainees[kind], Path(folder), number))
 
 
 if __name__ == "__main__":
