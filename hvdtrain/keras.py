@@ -25,14 +25,17 @@ from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
 from hvdtrain.train import checkpoint as _checkpoint
 from hvdtrain.train import data as _data
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import restore
+from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 from hvdtrain.train.world import World, wake_up
 
 __all__ = [
     "DistributedOptimizer",
+    "SyncBatchNormalization",
     "World",
     "callbacks",
     "init",
@@ -72,17 +75,31 @@ def _require_world() -> World:
     return _world
 
 
-def DistributedOptimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:  # noqa: N802
+def DistributedOptimizer(  # noqa: N802
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    compression: str = "none",
+    op: str = "average",
+    num_groups: int | None = None,
+) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into one that averages gradients over all ranks, in place, and return it.
 
     The name is Horovod's. Averaging comes before clipping, weight decay and moving averages of the optimizer; with
     gradient accumulation it comes once per update. Under the policy mixed_float16 it returns a LossScaleOptimizer
     around the given one.
 
+    Args:
+        optimizer: The optimizer of one process.
+        compression: `none`, or `fp16`: dense gradients travel in half precision, with its rounding.
+        op: `average`, or `adasum` (Maleki et al. 2021): not the gradient of the global batch, so results differ from
+            those of one process, and the learning rate is not to be scaled linearly. Ranks must be a power of two.
+        num_groups: Cut the gradients into this many collectives that can leave early; None: one for all.
+
     Raises:
-        UserCodeError: Before `init`, for a second wrapping, and inside a LossScaleOptimizer.
+        UserCodeError: Before `init`, for a second wrapping, inside a LossScaleOptimizer, for a value that is not one
+            of these, and for Adasum over a number of ranks that is no power of two or with scaled losses.
     """
-    return distribute(optimizer, _require_world().comm)
+    return distribute(optimizer, _require_world().comm, Exchange(compression, op, num_groups))
 
 
 def shard(dataset: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hvdtrain import scaling
 from hvdtrain.batches import choose_batches, steps_per_execution
 from hvdtrain.errors import PlanError, Problem
+from hvdtrain.exchanges import exchange_lines, exchange_warnings
 from hvdtrain.facts import Facts
 from hvdtrain.known_data import known_num_examples
 from hvdtrain.replicas import World, choose_world
@@ -122,6 +123,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("steps per execution", str(per_execution), execution_rule),
         Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
     ]
+    ledger += [Entry(*line) for line in exchange_lines(config, world)]
     accumulation = config.training.gradient_accumulation_steps
     if accumulation > 1:
         ledger.insert(
@@ -156,7 +158,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         schedule_args=_schedule_args(config, steps),
         cycle_time_ms=cycle_time_ms,
         ledger=tuple(ledger),
-        warnings=world.warnings + _warnings(config, world),
+        warnings=world.warnings + _warnings(config, world) + exchange_warnings(config, world),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from hvdtrain.train import compat
 from hvdtrain.train.node_mean import NodeMean, leave
 
 
@@ -26,6 +27,10 @@ class Comm(Protocol):
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return the mean of each tensor over all ranks. Works inside `tf.function`; one collective per dtype."""
+        ...
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return each tensor combined over all ranks by Adasum. Works inside `tf.function`."""
         ...
 
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
@@ -58,6 +63,10 @@ class SoloComm:
     local_size = 1
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return the tensors as they are."""
+        return list(tensors)
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return the tensors as they are."""
         return list(tensors)
 
@@ -96,6 +105,7 @@ class HorovodComm:
         """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
         if self.size == 1:
             return list(tensors)
+        name = compat.name_in_graph(name)
         return by_dtype(tensors, lambda group: self._average_group(group, name))
 
     def _average_group(self, group: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
@@ -106,11 +116,22 @@ class HorovodComm:
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
         return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
 
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return each tensor combined by Horovod's Adasum, for which the number of ranks is a power of two."""
+        if self.size == 1:
+            return list(tensors)
+        name = compat.name_in_graph(name)
+        return [
+            self._hvd.allreduce(tensor, op=self._hvd.Adasum, name=f"hvdtrain.{name}.adasum.{place}")
+            for place, tensor in enumerate(tensors)
+        ]
+
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Return the mean over ranks: what each rank has is gathered, and equal rows are added."""
         mine = add_equal_rows(rows)
         if self.size == 1:
             return mine
+        name = compat.name_in_graph(name)
         # Horovod gathers along the first dimension, and ranks may have different numbers of rows.
         values = self._hvd.allgather(mine.values / self.size, name=f"hvdtrain.{name}.values")
         indices = self._hvd.allgather(mine.indices, name=f"hvdtrain.{name}.indices")
@@ -149,6 +170,20 @@ class HorovodComm:
             return []
         flat = np.concatenate([array.reshape(-1) for array in arrays])
         return _unpack(collective(tf.constant(flat)).numpy().tobytes(), arrays)
+
+
+_joined: Comm = SoloComm()
+
+
+def joined() -> Comm:
+    """Return the ranks that this process has joined; itself alone before that."""
+    return _joined
+
+
+def join(comm: Comm) -> None:
+    """Make these the ranks that layers of this process talk to."""
+    global _joined
+    _joined = comm
 
 
 def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:

@@ -19,6 +19,7 @@ from hvdtrain.rundir import RunDir
 from hvdtrain.train import user_code
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import PeerFailedError, exit_code
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
@@ -120,8 +121,10 @@ def build(job: Job, data: Data) -> keras.Model:
 def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
     """Compile with the plan's optimizer, distributed where there are several ranks."""
     optimizer = make_optimizer(plan)
+    horovod = plan.config["horovod"]
+    exchange = Exchange(horovod["compression"], horovod["op"], horovod["num_groups"])
     model.compile(
-        optimizer=distribute(optimizer, comm) if plan.strategy == "horovod" else optimizer,
+        optimizer=distribute(optimizer, comm, exchange) if plan.strategy == "horovod" else optimizer,
         loss=plan.config["loss"],
         metrics=list(plan.config["metrics"]),
         steps_per_execution=plan.steps_per_execution,

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from hvdtrain import native
 from hvdtrain.errors import EnvironmentNotFitError
+from hvdtrain.train import compat
 
 SHARED_MEMORY = Path("/dev/shm")
 DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
@@ -64,11 +65,18 @@ class NodeMean:
         return True
 
     def mean(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-        """Return the mean of each tensor over all ranks. Works inside `tf.function`."""
+        """Return the mean of each tensor over all ranks. Works inside `tf.function`.
+
+        One mean waits for the one before it: TensorFlow would start them in any order, and a rank that holds its
+        threads in one of them waits in vain for ranks that hold theirs in another.
+        """
         segment = self._segment(tensors, name)
-        means = self._operation(
-            tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
-        )
+        notes = compat.graph_notes()
+        with tf.control_dependencies([notes["last_mean"]] if "last_mean" in notes else []):
+            means = self._operation(
+                tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
+            )
+        notes["last_mean"] = means[0]
         for mean, tensor in zip(means, tensors, strict=True):
             mean.set_shape(tensor.shape)
         return list(means)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.order import Order
 
 
@@ -33,8 +34,14 @@ class LossWeight:
 
     def next(self) -> tf.Tensor:
         """Return the weight of the next step."""
-        step = self._step.assign_add(1, read_value=True) % self._steps_per_epoch
-        return tf.where(step == 0, self._last, self._ordinary)
+        return self._of(self._step.assign_add(1, read_value=True))
+
+    def coming(self) -> tf.Tensor:
+        """Return the weight that `next` returns next."""
+        return self._of(self._step + 1)
+
+    def _of(self, step: tf.Tensor) -> tf.Tensor:
+        return tf.where(step % self._steps_per_epoch == 0, self._last, self._ordinary)
 
 
 class Reduction:
@@ -43,10 +50,12 @@ class Reduction:
     Args:
         comm: The ranks.
         is_per_update: Average what was accumulated, once per update, rather than each step's gradients.
+        exchange: How dense gradients travel.
     """
 
-    def __init__(self, comm: Comm, *, is_per_update: bool = False) -> None:
+    def __init__(self, comm: Comm, *, is_per_update: bool = False, exchange: Exchange | None = None) -> None:
         self.comm = comm
+        self.exchange = exchange or Exchange()
         self.is_per_update = is_per_update
         self.statistics: list[keras.Variable] = []
         self.weight: LossWeight | None = None
@@ -60,6 +69,8 @@ class Reduction:
         if self.weight is not None:
             weight = self.weight.next()
             gradients = [gradient if gradient is None else weighted(gradient, weight) for gradient in gradients]
+        if self.exchange.is_adasum:
+            gradients = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
         rows = {i: gradient for i, gradient in enumerate(gradients) if isinstance(gradient, tf.IndexedSlices)}
         dense = {
             i: tf.convert_to_tensor(gradient)
@@ -67,7 +78,7 @@ class Reduction:
             if gradient is not None and i not in rows
         }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
-        averaged = self.comm.average([*dense.values(), *statistics], name="gradients")
+        averaged = self.exchange(self.comm, list(dense.values()), statistics)
         for variable, value in zip(self.statistics, averaged[len(dense) :], strict=True):
             variable.assign(value)
         by_place = dict(zip(dense, averaged, strict=False))
@@ -86,7 +97,25 @@ def weighted(gradient: Any, weight: tf.Tensor) -> Any:
 class DistributedMixin:
     """Placed in front of an optimizer's own class by `distribute`."""
 
+    hvdtrain_comm: Comm
+    hvdtrain_exchange: Exchange
     hvdtrain_reduction: Reduction
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # Another optimizer of this class, as `type(optimizer).from_config(...)` makes it, is distributed as well.
+        super().__init__(*args, **options)
+        self._hvdtrain_begin()
+
+    def __reduce__(self: Any) -> Any:
+        # A pickle knows classes by their names, and this one has the original's: the optimizer comes back plain.
+        unpickle, arguments = super().__reduce__()
+        return getattr(type(self).__mro__[2], unpickle.__name__), arguments
+
+    def _hvdtrain_begin(self: Any) -> None:
+        is_per_update = bool(self.gradient_accumulation_steps)
+        self.hvdtrain_reduction = Reduction(
+            self.hvdtrain_comm, is_per_update=is_per_update, exchange=self.hvdtrain_exchange
+        )
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Average the gradients over ranks, then update as the original optimizer does."""
@@ -102,7 +131,9 @@ class DistributedMixin:
         return super()._clip_gradients(grads)  # type: ignore[misc]
 
 
-def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optimizers.Optimizer:
+def distribute(
+    optimizer: keras.optimizers.Optimizer, comm: Comm, exchange: Exchange | None = None
+) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into a distributed one, in place, and return it.
 
     Its class keeps its name, configuration and slots, so a checkpoint loads without hvdtrain. Under the policy
@@ -110,7 +141,8 @@ def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optim
     look at the same averaged gradients, so they skip the same steps and keep the same scale.
 
     Raises:
-        UserCodeError: If it already is distributed, is no Keras optimizer, or the inner one of a LossScaleOptimizer is.
+        UserCodeError: If it already is distributed, is no Keras optimizer, or the inner one of a LossScaleOptimizer is;
+            if Adasum cannot do what is asked.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise UserCodeError(
@@ -124,11 +156,15 @@ def distribute(optimizer: keras.optimizers.Optimizer, comm: Comm) -> keras.optim
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if keras.mixed_precision.dtype_policy().name == "mixed_float16" and not scales:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        scales = True
+    exchange = exchange or Exchange()
+    exchange.check(comm.size, scales_loss=scales)
     original = type(optimizer)
-    distributed = type(original.__name__, (DistributedMixin, original), {"__module__": original.__module__})
+    own = {"__module__": original.__module__, "hvdtrain_comm": comm, "hvdtrain_exchange": exchange}
+    distributed = type(original.__name__, (DistributedMixin, original), own)
     compat.register_as(distributed, original)
     optimizer.__class__ = distributed
-    optimizer.hvdtrain_reduction = Reduction(comm, is_per_update=bool(optimizer.gradient_accumulation_steps))
+    optimizer._hvdtrain_begin()
     return optimizer
 
 

@@ -20,7 +20,7 @@ from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import capture, restore
 from hvdtrain.train.sync import broadcast_state, shared_variables
-from tests.ranks import semantics
+from tests.ranks import exchanges, model_kinds, semantics, sync_norm
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -38,7 +38,8 @@ def all_cases() -> dict:
     """Return name -> case(comm, folder)."""
     cases: dict = {
         name.removeprefix("case_"): value
-        for name, value in {**globals(), **vars(semantics)}.items()
+        for module in (globals(), *map(vars, (semantics, model_kinds, sync_norm, exchanges)))
+        for name, value in module.items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }
     for name, make in OPTIMIZERS.items():

@@ -12,6 +12,7 @@ from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner
 from hvdtrain.train.sync import broadcast_state, preflight
+from hvdtrain.train.sync_batch_norm import tell_layers
 
 
 class Setup(keras.callbacks.Callback):
@@ -43,6 +44,7 @@ class Setup(keras.callbacks.Callback):
             switch_off_xla(model)
         if isinstance(model.optimizer, DistributedMixin):
             model.optimizer.hvdtrain_reduction.statistics = compat.moving_statistics(model)
+            tell_layers(model, model.optimizer.hvdtrain_reduction)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Compare ranks, restore on rank 0, broadcast."""
