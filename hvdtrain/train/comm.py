@@ -6,6 +6,7 @@ Objects travel as JSON, never pickled.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -91,7 +92,11 @@ class SoloComm:
 
 
 class HorovodComm:
-    """The ranks of a Horovod world; `horovod.tensorflow` must have been initialised."""
+    """The ranks of a Horovod world; `horovod.tensorflow` must have been initialised.
+
+    Names inside a training step go without TensorFlow's name scope: it holds the names of layers, which have other
+    numbers on a rank that has built another model before.
+    """
 
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
@@ -114,7 +119,8 @@ class HorovodComm:
         return on_flat_buffer(group, lambda flat: self._allreduce(flat, name))
 
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
+        name = f"hvdtrain.{name}.{flat.dtype.name}"
+        return self._hvd.allreduce(flat, op=self._hvd.Average, name=name, ignore_name_scope=True)
 
     def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return each tensor combined by Horovod's Adasum, for which the number of ranks is a power of two."""
@@ -122,7 +128,9 @@ class HorovodComm:
             return list(tensors)
         name = compat.name_in_graph(name)
         return [
-            self._hvd.allreduce(tensor, op=self._hvd.Adasum, name=f"hvdtrain.{name}.adasum.{place}")
+            self._hvd.allreduce(
+                tensor, op=self._hvd.Adasum, name=f"hvdtrain.{name}.adasum.{place}", ignore_name_scope=True
+            )
             for place, tensor in enumerate(tensors)
         ]
 
@@ -133,8 +141,9 @@ class HorovodComm:
             return mine
         name = compat.name_in_graph(name)
         # Horovod gathers along the first dimension, and ranks may have different numbers of rows.
-        values = self._hvd.allgather(mine.values / self.size, name=f"hvdtrain.{name}.values")
-        indices = self._hvd.allgather(mine.indices, name=f"hvdtrain.{name}.indices")
+        gather = functools.partial(self._hvd.allgather, ignore_name_scope=True)
+        values = gather(mine.values / self.size, name=f"hvdtrain.{name}.values")
+        indices = gather(mine.indices, name=f"hvdtrain.{name}.indices")
         return add_equal_rows(tf.IndexedSlices(values, indices, mine.dense_shape))
 
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:

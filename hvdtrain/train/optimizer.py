@@ -7,7 +7,7 @@ decay and moving averages.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
@@ -41,7 +41,8 @@ class LossWeight:
         return self._of(self._step + 1)
 
     def _of(self, step: tf.Tensor) -> tf.Tensor:
-        return tf.where(step % self._steps_per_epoch == 0, self._last, self._ordinary)
+        last, ordinary = tf.constant(self._last, tf.float64), tf.constant(self._ordinary, tf.float64)
+        return tf.where(step % self._steps_per_epoch == 0, last, ordinary)
 
 
 class Reduction:
@@ -108,7 +109,7 @@ class DistributedMixin:
 
     def __reduce__(self: Any) -> Any:
         # A pickle knows classes by their names, and this one has the original's: the optimizer comes back plain.
-        unpickle, arguments = super().__reduce__()
+        unpickle, arguments = cast(tuple[Any, Any], super().__reduce__())
         return getattr(type(self).__mro__[2], unpickle.__name__), arguments
 
     def _hvdtrain_begin(self: Any) -> None:

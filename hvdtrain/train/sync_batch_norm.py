@@ -69,7 +69,6 @@ class Moments:
             # Keras divides masked sums by the number of examples that count, plus this; each rank brings its part.
             self._extra = keras.config.epsilon() / self._comm.size
 
-        @tf.custom_gradient
         def moments(x: Any) -> Any:
             count, middle, mean, variance = self._forward(x, weights)
 
@@ -80,7 +79,7 @@ class Moments:
 
             return (mean, variance), gradient
 
-        return moments(inputs)
+        return tf.custom_gradient(moments)(inputs)
 
     def _local(self, x: Any, weights: Any) -> tuple[Any, Any, Any]:
         """Return this rank's number of examples, their mean, and their squares about it."""

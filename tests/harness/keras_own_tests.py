@@ -57,7 +57,7 @@ def distribute_all(comm: Any) -> None:
         known += cls.__subclasses__()
         distribute_after_init(cls, comm)
 
-    def init_subclass(cls: type, **options: Any) -> None:
+    def init_subclass(cls: type, /, **options: Any) -> None:
         super(base, cls).__init_subclass__(**options)
         if "hvdtrain_comm" not in vars(cls):
             distribute_after_init(cls, comm)
