@@ -240,7 +240,17 @@ class HorovodConfig(Section):
         "auto",
         description="How gradients are averaged; auto: in shared memory if all ranks are on one machine, else Horovod.",
     )
-    compression: Literal["none"] = Field("none", description="Gradient compression; only none in this release.")
+    compression: Literal["none", "fp16"] = Field(
+        "none", description="fp16: dense gradients travel between ranks in half precision, with its rounding."
+    )
+    op: Literal["average", "adasum"] = Field(
+        "average",
+        description="How gradients are combined. adasum: results differ from those of one process; ranks must be a "
+        "power of two, and gradients travel through Horovod.",
+    )
+    num_groups: PositiveInt | None = Field(
+        None, description="Collectives the gradients are cut into, so that the first leave early; null: one for all."
+    )
 
 
 class SlurmConfig(Section):

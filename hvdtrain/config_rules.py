@@ -153,6 +153,21 @@ def _skip_fits(on_nonfinite: str, gradient_accumulation_steps: int, strategy: st
     return None
 
 
+def _adasum_fits(op: str, num_groups: int | None, precision: str, strategy: str) -> str | None:
+    if op != "adasum":
+        return None
+    if num_groups is not None:
+        return f"'adasum' sends each gradient by itself, so horovod.num_groups must be null; got {num_groups}"
+    if precision == "mixed_float16":
+        return (
+            "'adasum' multiplies gradients with each other, and those of a scaled loss (mixed_float16) overflow; use "
+            "mixed_bfloat16 or float32"
+        )
+    if strategy in ("mirrored", "single"):
+        return f"'adasum' is Horovod's, and strategy {strategy!r} does without Horovod; use 'auto' or 'horovod'"
+    return None
+
+
 RULES = (
     Rule("training.epochs training.steps", _one_of("epochs", "steps")),
     Rule(
@@ -170,6 +185,7 @@ RULES = (
     Rule("launch.num_devices launch.strategy", _devices_fit),
     Rule("launch.pass_env launch.env", _env_once),
     Rule("launch.pass_env", _no_duplicates),
+    Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),
 )
 
 

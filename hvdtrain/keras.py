@@ -41,14 +41,17 @@ from hvdtrain.train.callbacks import (
     on_this_rank,
 )
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import restore
+from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 from hvdtrain.train.world import World, wake_up
 
 __all__ = [
     "DistributedOptimizer",
+    "SyncBatchNormalization",
     "World",
     "callbacks",
     "evaluate",
@@ -92,7 +95,12 @@ def _require_world() -> World:
 
 
 def DistributedOptimizer(  # noqa: N802
-    optimizer: keras.optimizers.Optimizer, *, on_nonfinite: str = "stop"
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    on_nonfinite: str = "stop",
+    compression: str = "none",
+    op: str = "average",
+    num_groups: int | None = None,
 ) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into one that averages gradients over all ranks, in place, and return it.
 
@@ -104,12 +112,18 @@ def DistributedOptimizer(  # noqa: N802
         optimizer: Yours.
         on_nonfinite: `stop`: all ranks stop at a step whose averaged gradients hold NaN or infinity; `skip`: all of
             them leave the update out and go on.
+        compression: `none`, or `fp16`: dense gradients travel in half precision, with its rounding.
+        op: `average`, or `adasum` (Maleki et al. 2021): not the gradient of the global batch, so results differ from
+            those of one process, and the learning rate is not to be scaled linearly. Ranks must be a power of two.
+        num_groups: Cut the gradients into this many collectives that can leave early; None: one for all.
 
     Raises:
-        UserCodeError: Before `init`, for a second wrapping, inside a LossScaleOptimizer, and for `skip` with
-            accumulated gradients.
+        UserCodeError: Before `init`, for a second wrapping, inside a LossScaleOptimizer, for a value that is not one
+            of these, for `skip` with accumulated gradients, and for Adasum over a number of ranks that is no power of
+            two or with scaled losses.
     """
-    return distribute(optimizer, _require_world().comm, on_nonfinite=on_nonfinite)
+    exchange = Exchange(compression, op, num_groups)
+    return distribute(optimizer, _require_world().comm, exchange, on_nonfinite=on_nonfinite)
 
 
 def shard(
@@ -141,7 +155,7 @@ def shard(
     Raises:
         UserCodeError: If the data cannot be cut so, are fewer than the ranks, or differ between ranks.
     """
-    options = {"batch_size": batch_size, "seed": seed, "remainder": remainder, "length": length}
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "remainder": remainder, "length": length}
     return _data.training_part(data, _require_world().comm, **options)
 
 
@@ -240,8 +254,11 @@ def callbacks(
         warnings.warn(f"damaged checkpoint passed over: {complaint}", stacklevel=2)
     proof = SyncProof(comm, check_every_steps)
     memory = Memory(user_callbacks, found)
-    options = {"every_steps": save_every_steps, "prove": proof.check, "keep": keep, "found": found, "memory": memory}
-    saver = [Saver(comm, root, **options)] if root is not None else []
+    saver = (
+        [Saver(comm, root, every_steps=save_every_steps, prove=proof.check, keep=keep, found=found, memory=memory)]
+        if root is not None
+        else []
+    )
     check_callbacks(user_callbacks, saves=bool(saver), resumes=resume)
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),

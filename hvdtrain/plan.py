@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hvdtrain import scaling
 from hvdtrain.batches import choose_batches, steps_per_execution
 from hvdtrain.errors import PlanError, Problem
+from hvdtrain.exchanges import exchange_lines, exchange_warnings
 from hvdtrain.facts import Facts
 from hvdtrain.known_data import known_num_examples
 from hvdtrain.replicas import World, choose_world
@@ -131,6 +132,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         ledger.append(Entry("time limit", minutes, "training.max_minutes, all of it again after each --resume"))
     if config.model.initial_weights is not None:
         ledger.append(Entry("initial weights", config.model.initial_weights, "model.initial_weights"))
+    ledger += [Entry(*line) for line in exchange_lines(config, world)]
     accumulation = config.training.gradient_accumulation_steps
     if accumulation > 1:
         ledger.insert(
@@ -165,7 +167,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         schedule_args=_schedule_args(config, steps),
         cycle_time_ms=cycle_time_ms,
         ledger=tuple(ledger),
-        warnings=world.warnings + _warnings(config, world),
+        warnings=world.warnings + _warnings(config, world) + exchange_warnings(config, world),
     )
 
 

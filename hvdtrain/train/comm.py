@@ -6,6 +6,7 @@ Objects travel as JSON, never pickled.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from hvdtrain.train import compat
 from hvdtrain.train.node_mean import NodeMean, leave
 from hvdtrain.train.nonfinite import Averaged, is_suspect, look, looked_at
 
@@ -35,6 +37,10 @@ class Comm(Protocol):
 
     def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
         """Return the same means, and which of them and of this rank's tensors are not finite."""
+        ...
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return each tensor combined over all ranks by Adasum. Works inside `tf.function`."""
         ...
 
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
@@ -84,6 +90,10 @@ class SoloComm:
         """Return the tensors as they are, looked at."""
         return looked_at(tensors, tensors)
 
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return the tensors as they are."""
+        return list(tensors)
+
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Return the rows, each index once."""
         return add_equal_rows(rows)
@@ -109,7 +119,11 @@ class SoloComm:
 
 
 class HorovodComm:
-    """The ranks of a Horovod world; `horovod.tensorflow` must have been initialised."""
+    """The ranks of a Horovod world; `horovod.tensorflow` must have been initialised.
+
+    Names inside a training step go without TensorFlow's name scope: it holds the names of layers, which have other
+    numbers on a rank that has built another model before.
+    """
 
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
@@ -127,6 +141,7 @@ class HorovodComm:
         """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
         if self.size == 1 or not tensors:
             return looked_at(tensors, tensors)
+        name = compat.name_in_graph(name)
         if len({tensor.dtype for tensor in tensors}) == 1:
             return self._average_group(tensors, name)
 
@@ -151,16 +166,31 @@ class HorovodComm:
         return Averaged(means, look(group, means, suspicions[0]))
 
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
+        name = f"hvdtrain.{name}.{flat.dtype.name}"
+        return self._hvd.allreduce(flat, op=self._hvd.Average, name=name, ignore_name_scope=True)
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return each tensor combined by Horovod's Adasum, for which the number of ranks is a power of two."""
+        if self.size == 1:
+            return list(tensors)
+        name = compat.name_in_graph(name)
+        return [
+            self._hvd.allreduce(
+                tensor, op=self._hvd.Adasum, name=f"hvdtrain.{name}.adasum.{place}", ignore_name_scope=True
+            )
+            for place, tensor in enumerate(tensors)
+        ]
 
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Return the mean over ranks: what each rank has is gathered, and equal rows are added."""
         mine = add_equal_rows(rows)
         if self.size == 1:
             return mine
+        name = compat.name_in_graph(name)
         # Horovod gathers along the first dimension, and ranks may have different numbers of rows.
-        values = self._hvd.allgather(mine.values / self.size, name=f"hvdtrain.{name}.values")
-        indices = self._hvd.allgather(mine.indices, name=f"hvdtrain.{name}.indices")
+        gather = functools.partial(self._hvd.allgather, ignore_name_scope=True)
+        values = gather(mine.values / self.size, name=f"hvdtrain.{name}.values")
+        indices = gather(mine.indices, name=f"hvdtrain.{name}.indices")
         return add_equal_rows(tf.IndexedSlices(values, indices, mine.dense_shape))
 
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
@@ -214,6 +244,20 @@ class HorovodComm:
             return []
         flat = np.concatenate([array.reshape(-1) for array in arrays])
         return _unpack(collective(tf.constant(flat)).numpy().tobytes(), arrays)
+
+
+_joined: Comm = SoloComm()
+
+
+def joined() -> Comm:
+    """Return the ranks that this process has joined; itself alone before that."""
+    return _joined
+
+
+def join(comm: Comm) -> None:
+    """Make these the ranks that layers of this process talk to."""
+    global _joined
+    _joined = comm
 
 
 def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:

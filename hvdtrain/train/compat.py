@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -61,6 +62,23 @@ def moving_statistics(model: keras.Model) -> list[keras.Variable]:
         if keras.backend.is_float_dtype(variable.dtype)
     ]
     return unique(found)
+
+
+def graph_notes() -> dict[str, Any]:
+    """Return notes that live as long as the graph that is being traced; outside of `tf.function` new ones each time."""
+    if tf.executing_eagerly():
+        return {}
+    graph = tf.compat.v1.get_default_graph()  # of a function: a proxy, which has no __dict__ of its own
+    if not hasattr(graph, "hvdtrain_notes"):
+        graph.hvdtrain_notes = {}
+    return graph.hvdtrain_notes
+
+
+def name_in_graph(name: str) -> str:
+    """Return a name that no other caller gets in the graph that is being traced; the first one gets `name` itself."""
+    taken = graph_notes().setdefault("names", Counter())
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}.{taken[name]}"
 
 
 def metric_leaves(model: keras.Model) -> Iterator[keras.metrics.Metric]:

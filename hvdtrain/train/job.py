@@ -19,6 +19,7 @@ from hvdtrain.rundir import RunDir
 from hvdtrain.train import user_code
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import PeerFailedError, exit_code
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
@@ -125,8 +126,10 @@ def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
     Under MirroredStrategy Keras's optimizer adds up the devices' gradients by itself, after the place of ours.
     """
     optimizer = make_optimizer(plan)
+    horovod = plan.config["horovod"]
+    exchange = Exchange(horovod["compression"], horovod["op"], horovod["num_groups"])
     if plan.strategy != "mirrored":
-        optimizer = distribute(optimizer, comm, on_nonfinite=plan.config["sync"]["on_nonfinite"])
+        optimizer = distribute(optimizer, comm, exchange, on_nonfinite=plan.config["sync"]["on_nonfinite"])
     model.compile(
         optimizer=optimizer,
         loss=plan.config["loss"],

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from hvdtrain import native
 from hvdtrain.errors import EnvironmentNotFitError
+from hvdtrain.train import compat
 from hvdtrain.train.nonfinite import Averaged
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -66,11 +67,18 @@ class NodeMean:
         return True
 
     def mean(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
-        """Return the mean of each tensor over all ranks. Works inside `tf.function`."""
+        """Return the mean of each tensor over all ranks. Works inside `tf.function`.
+
+        One mean waits for the one before it: TensorFlow would start them in any order, and a rank that holds its
+        threads in one of them waits in vain for ranks that hold theirs in another.
+        """
         segment = self._segment(tensors, name)
-        result = self._operation(
-            tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
-        )
+        notes = compat.graph_notes()
+        with tf.control_dependencies([notes["last_mean"]] if "last_mean" in notes else []):
+            result = self._operation(
+                tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
+            )
+        notes["last_mean"] = result.means[0]
         for mean, tensor in zip(result.means, tensors, strict=True):
             mean.set_shape(tensor.shape)
         return Averaged(list(result.means), result.nonfinite)

@@ -31,6 +31,12 @@ class Averaged(NamedTuple):
     nonfinite: tf.Tensor
 
 
+def joined(parts: Sequence[Averaged]) -> Averaged:
+    """Return what was averaged in several collectives as one."""
+    means = [mean for part in parts for mean in part.means]
+    return Averaged(means, tf.concat([part.nonfinite for part in parts], axis=1))
+
+
 def is_suspect(tensor: tf.Tensor) -> tf.Tensor:
     """Tell whether a tensor must be looked at: its sum is not finite. One pass, and never wrong where it says no."""
     total = tf.reduce_sum(tf.cast(tensor, tf.float32) if tensor.dtype in SMALL_TYPES else tensor)

@@ -7,7 +7,7 @@ decay and moving averages.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
@@ -15,6 +15,7 @@ import tensorflow as tf
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.nonfinite import Shadows, Watch, looked_at
 from hvdtrain.train.order import Order
 
@@ -40,8 +41,15 @@ class LossWeight:
 
     def next(self) -> tf.Tensor:
         """Return the weight of the next step."""
-        step = self._step.assign_add(1, read_value=True) % self._steps_per_epoch
-        return tf.where(step == 0, tf.constant(self._last, tf.float64), tf.constant(self._ordinary, tf.float64))
+        return self._of(self._step.assign_add(1, read_value=True))
+
+    def coming(self) -> tf.Tensor:
+        """Return the weight that `next` returns next."""
+        return self._of(self._step + 1)
+
+    def _of(self, step: tf.Tensor) -> tf.Tensor:
+        last, ordinary = tf.constant(self._last, tf.float64), tf.constant(self._ordinary, tf.float64)
+        return tf.where(step % self._steps_per_epoch == 0, last, ordinary)
 
 
 class Reduction:
@@ -55,12 +63,20 @@ class Reduction:
         is_per_update: Average what was accumulated, once per update, rather than each step's gradients.
         skips: Leave out an update whose averaged gradients or statistics are not finite, instead of noting it only.
         scales_loss: Infinite gradients are ordinary and the optimizer's own business; statistics alone are watched.
+        exchange: How dense gradients travel.
     """
 
     def __init__(
-        self, comm: Comm, *, is_per_update: bool = False, skips: bool = False, scales_loss: bool = False
+        self,
+        comm: Comm,
+        *,
+        is_per_update: bool = False,
+        skips: bool = False,
+        scales_loss: bool = False,
+        exchange: Exchange | None = None,
     ) -> None:
         self.comm = comm
+        self.exchange = exchange or Exchange()
         self.is_per_update = is_per_update
         self.skips = skips
         self.scales_loss = scales_loss
@@ -93,6 +109,8 @@ class Reduction:
         if self.weight is not None:
             weight = self.weight.next()
             gradients = [gradient if gradient is None else weighted(gradient, weight) for gradient in gradients]
+        if self.exchange.is_adasum:
+            gradients = [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]
         rows = {i: gradient for i, gradient in enumerate(gradients) if isinstance(gradient, tf.IndexedSlices)}
         dense = {
             i: tf.convert_to_tensor(gradient)
@@ -101,7 +119,7 @@ class Reduction:
         }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
         wishes = [tf.cast(self.wish, next(iter(dense.values())).dtype if dense else tf.float32)]
-        averaged = self.comm.average_and_look([*dense.values(), *statistics, *wishes], name="gradients")
+        averaged = self.exchange(self.comm, list(dense.values()), [*statistics, *wishes])
         *means, mean_wish = averaged.means
         self.mean_wish.assign(tf.cast(mean_wish, tf.float32))
         for variable, value in zip(self.statistics, means[len(dense) :], strict=True):
@@ -158,7 +176,29 @@ def weighted(gradient: Any, weight: tf.Tensor) -> Any:
 class DistributedMixin:
     """Placed in front of an optimizer's own class by `distribute`."""
 
+    hvdtrain_comm: Comm
+    hvdtrain_exchange: Exchange
+    hvdtrain_on_nonfinite: str
     hvdtrain_reduction: Reduction
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # Another optimizer of this class, as `type(optimizer).from_config(...)` makes it, is distributed as well.
+        super().__init__(*args, **options)
+        self._hvdtrain_begin()
+
+    def __reduce__(self: Any) -> Any:
+        # A pickle knows classes by their names, and this one has the original's: the optimizer comes back plain.
+        unpickle, arguments = cast(tuple[Any, Any], super().__reduce__())
+        return getattr(type(self).__mro__[2], unpickle.__name__), arguments
+
+    def _hvdtrain_begin(self: Any) -> None:
+        self.hvdtrain_reduction = Reduction(
+            self.hvdtrain_comm,
+            is_per_update=bool(self.gradient_accumulation_steps),
+            skips=self.hvdtrain_on_nonfinite == "skip",
+            scales_loss=isinstance(self, keras.optimizers.LossScaleOptimizer),
+            exchange=self.hvdtrain_exchange,
+        )
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Average the gradients over ranks, then update as the original optimizer does."""
@@ -199,7 +239,11 @@ class DistributedMixin:
 
 
 def distribute(
-    optimizer: keras.optimizers.Optimizer, comm: Comm, *, on_nonfinite: str = "stop"
+    optimizer: keras.optimizers.Optimizer,
+    comm: Comm,
+    exchange: Exchange | None = None,
+    *,
+    on_nonfinite: str = "stop",
 ) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into a distributed one, in place, and return it.
 
@@ -210,12 +254,13 @@ def distribute(
     Args:
         optimizer: The user's.
         comm: The ranks.
+        exchange: How dense gradients travel between them.
         on_nonfinite: `stop`: a step whose averaged gradients are not finite is noted, and the `Finite` callback stops
             all ranks. `skip`: its update is left out on all of them.
 
     Raises:
         UserCodeError: If it already is distributed, is no Keras optimizer, or the inner one of a LossScaleOptimizer is;
-            for `skip` with accumulated gradients.
+            for `skip` with accumulated gradients; if Adasum cannot do what is asked.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise UserCodeError(
@@ -229,18 +274,21 @@ def distribute(
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if keras.mixed_precision.dtype_policy().name == "mixed_float16" and not scales:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        scales = True
+    exchange = exchange or Exchange()
+    exchange.check(comm.size, scales_loss=scales)
     original = type(optimizer)
-    distributed = type(original.__name__, (DistributedMixin, original), {"__module__": original.__module__})
+    own = {
+        "__module__": original.__module__,
+        "hvdtrain_comm": comm,
+        "hvdtrain_exchange": exchange,
+        "hvdtrain_on_nonfinite": on_nonfinite,
+    }
+    distributed = type(original.__name__, (DistributedMixin, original), own)
     compat.register_as(distributed, original)
-    is_per_update = bool(optimizer.gradient_accumulation_steps)
     check_nonfinite(optimizer, on_nonfinite)
     optimizer.__class__ = distributed
-    optimizer.hvdtrain_reduction = Reduction(
-        comm,
-        is_per_update=is_per_update,
-        skips=on_nonfinite == "skip",
-        scales_loss=isinstance(optimizer, keras.optimizers.LossScaleOptimizer),
-    )
+    optimizer._hvdtrain_begin()
     return optimizer
 
 

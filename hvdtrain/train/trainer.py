@@ -32,6 +32,7 @@ from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore
+from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.user_code import Data
 
 
@@ -44,6 +45,9 @@ def train(job: Job) -> dict[str, Any]:
     began = time.time()
     plan = job.plan
     data, model = agreed(job.comm, lambda: prepare(job))
+    hint = small_batch_hint(model, plan.batch_size_per_replica)
+    if hint and plan.num_replicas > 1:
+        job.console.say(f"warning: {hint}")
     found, complaints = newest_checkpoint(job)
     for complaint in complaints:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")

@@ -66,6 +66,7 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None, is_dete
     cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
     comm = _horovod(info) if info.size > 1 else _solo()
     check_world(info, comm.rank, comm.size)
+    _let_layers_join(comm)
     devices.set_threads(*((1, {}) if is_deterministic else (len(cores), environ)))
     # A single process keeps all GPUs: MirroredStrategy uses them together.
     gpu = devices.claim_gpu(comm.local_rank, comm.local_size) if info.size > 1 else None
@@ -141,6 +142,12 @@ def _horovod(info: RankInfo) -> Any:
     hvd.init()
     devices.step_back(devices.threads() - before)
     return HorovodComm(hvd)
+
+
+def _let_layers_join(comm: Any) -> None:
+    from hvdtrain.train.comm import join
+
+    join(comm)
 
 
 def _join_node(comm: Any, cores: Sequence[int], environ: Mapping[str, str], *, has_gpu: bool) -> str:

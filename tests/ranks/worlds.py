@@ -51,13 +51,19 @@ def rank_command(size: int, reduction: str, module: str, *arguments: str) -> tup
 
 
 def run_cases(folder: Path, size: int, reduction: str) -> Results:
-    command, environ = rank_command(size, reduction, "tests.ranks.run_cases", str(folder))
+    log = run_module(folder, size, reduction, "tests.ranks.run_cases", str(folder))
+    files = [folder / f"rank_{rank}.json" for rank in range(size)]
+    by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
+    return Results(size, reduction, by_rank, log)
+
+
+def run_module(folder: Path, size: int, reduction: str, module: str, *arguments: str) -> str:
+    """Run a Python module on all ranks of a new world and return what they printed."""
+    command, environ = rank_command(size, reduction, module, *arguments)
     log = folder / "log.txt"
     with open(log, "wb") as file:
         subprocess.run(command, env=environ, stdout=file, stderr=file, timeout=TIMEOUT_S, check=False)
-    files = [folder / f"rank_{rank}.json" for rank in range(size)]
-    by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-    return Results(size, reduction, by_rank, log.read_text(errors="replace"))
+    return log.read_text(errors="replace")
 
 
 def all_equal(values: list) -> bool:

@@ -13,6 +13,7 @@ from hvdtrain.train.comm import Comm
 from hvdtrain.train.nonfinite import Shadows
 from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner, set_loss_weight
 from hvdtrain.train.sync import broadcast_state, preflight
+from hvdtrain.train.sync_batch_norm import tell_layers
 
 
 class Setup(keras.callbacks.Callback):
@@ -49,6 +50,7 @@ class Setup(keras.callbacks.Callback):
             if list(map(id, reduction.shadows.variables)) != list(map(id, kept)):  # a traced step holds on to its own
                 reduction.shadows = Shadows(kept)
             set_loss_weight(model, None)  # of an earlier fit, on other data
+            tell_layers(model, reduction)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Compare ranks, restore on rank 0, broadcast."""
