@@ -72,7 +72,6 @@ def train(job: Job) -> dict[str, Any]:
     record = Record(plan, job.console, job.write, steps_done=steps_done)
     fit(job, model, order, batches, test_part(job, data), found, proof, record)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
-        proof.check()
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
     job.comm.gather_json("done", name="barrier")  # nobody leaves while rank 0 still writes
     summary = summarise(job, model, record, proof, seconds=time.time() - began)
@@ -146,7 +145,7 @@ def fit(
         found=found,
         on_saved=lambda path: job.write("checkpoint", path=path.name),
     )
-    limit = time_limit(job, saver, proof, steps_done=steps_done)
+    limit = time_limit(job, saver, steps_done=steps_done)
     is_epochs = isinstance(batches, EpochBatches)
     try:
         model.fit(
@@ -175,21 +174,16 @@ def fit(
         raise
 
 
-def time_limit(job: Job, saver: Saver, proof: SyncProof, *, steps_done: int) -> TimeLimit | None:
+def time_limit(job: Job, saver: Saver, *, steps_done: int) -> TimeLimit | None:
     """Return what stops a run that is limited in time."""
     training = job.plan.config["training"]
     if training["max_minutes"] is None:
         return None
-
-    def save() -> None:
-        proof.check()
-        saver.save()
-
     return TimeLimit(
         job.comm,
         training["max_minutes"],
         began=job.began,
-        save=save,
+        save=saver.save,
         steps_done=steps_done,
         steps_per_update=training["gradient_accumulation_steps"],
     )

@@ -22,16 +22,15 @@ from hvdtrain.train.state import capture
 class Saver(keras.callbacks.Callback):
     """Write a checkpoint every N epochs, every N steps, and at the end of training.
 
-    Place it after `SyncProof`, so that only a state proven equal on all ranks is saved. A save takes a copy and hands
-    it to a thread. What goes wrong there stops the training with the next batch, save or end of the fit; a process
-    that ends by an exception waits for the thread (see failure.py).
+    A save takes a copy and hands it to a thread. What goes wrong there stops the training with the next batch, save or
+    end of the fit; a process that ends by an exception waits for the thread (see failure.py).
 
     Args:
         comm: The ranks; rank 0 alone writes.
         root: The directory of checkpoints.
         every_epochs: Epochs between two; None for the end only.
         every_steps: Steps between two within an epoch; None for none. Saved where an execution ends.
-        prove: Called on all ranks before a save within an epoch; raises if ranks differ.
+        prove: Called on all ranks before each save; raises if ranks differ.
         keep: How many stay.
         state: What to remember beside the arrays.
         found: The checkpoint training starts from.
@@ -104,7 +103,6 @@ class Saver(keras.callbacks.Callback):
             return
         is_time = self._every_steps is not None and steps // self._every_steps > before // self._every_steps
         if is_time or self.model.stop_training:
-            self._prove()
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -130,11 +128,12 @@ class Saver(keras.callbacks.Callback):
         return min(steps, self.params.get("steps") or steps)
 
     def save(self) -> None:
-        """Begin to write the present state, on rank 0, unless that is done already. A collective within an epoch."""
+        """Prove the present state equal on all ranks and begin to write it, on rank 0, unless that is done already."""
         step = compat.steps_taken(self.model)
         position = (self._epochs_done, self._steps_done, step)
         if position == self._saved:
             return
+        self._prove()
         self._saved = position
         totals = metric_totals(self.model, self._comm) if self._steps_done else {}
         if self._comm.rank != 0:
