@@ -20,7 +20,7 @@ def require_compiler() -> None:
 
 
 def test_a_writer_killed_at_any_call_leaves_a_loadable_state(require_compiler):
-    """Layout 0 at every twelfth point; `python -m tests.harness.kill_writer` does 1,000."""
+    """Forty places of all; `python -m tests.harness.kill_writer` does every one."""
     rows = [kill_writer.one_case(case) for case in range(40)]
     assert sum(row["kills"] for row in rows) == 60
     assert {row["found"] for row in rows} == {"last", "next"}

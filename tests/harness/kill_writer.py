@@ -1,9 +1,10 @@
 """Kill the writer of checkpoints at every call that changes the disk: `python -m tests.harness.kill_writer`.
 
-1,000 cases. In each an ordinary process saves checkpoint after checkpoint and is killed (SIGKILL) before, halfway
-through or after its Nth open, write, fsync, rename, mkdir, unlink or rmdir; in every second case another process goes
-on and is killed as well. Then, each time: the newest checkpoint loads without a complaint and is bit for bit the last
-one completed or the one in progress, every other visible one is whole, and the next save works.
+1,100 cases, a few more than there are places. In each an ordinary process saves checkpoint after checkpoint and is
+killed (SIGKILL) before, halfway through or after its Nth open, write, fsync, rename, mkdir, unlink or rmdir; in every
+second case another process goes on and is killed as well. Then, each time: the newest checkpoint loads without a
+complaint and is bit for bit the last one completed or the one in progress, every other visible one is whole, and the
+next save works.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hvdtrain.train import checkpoint
 from hvdtrain.train.checkpoint import Checkpoint
 from tests.harness import resumable, saves
 
-NUM_CASES = 1000
+NUM_CASES = 1100
 HOW = ("before", "half", "after")
 FIRST = 3
 FOREVER = 10**9
