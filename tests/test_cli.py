@@ -16,7 +16,7 @@ from hvdtrain.cli import VERBS, main
 from hvdtrain.config import Config
 from hvdtrain.facts import Facts, assumed_facts
 from hvdtrain.jobs import user_script
-from hvdtrain.launch.job import config_script
+from hvdtrain.launch.job import config_script, worker_environment
 from hvdtrain.launch.shell import PASSED_NAMES, script_text
 from hvdtrain.plan import Plan, make_plan
 from tests.conftest import PROJECT, missing
@@ -229,6 +229,15 @@ def test_hostile_texts_reach_the_ranks_unchanged_and_do_nothing(path, options, e
         assert "SECRET" not in environ
         assert environ["WANTED"] == secret
         assert not (folder / "canary").exists()
+
+
+def test_a_deterministic_run_computes_with_one_thread(hvdtrain, folder):
+    wanted = {"TF_NUM_INTRAOP_THREADS=1", "TF_NUM_INTEROP_THREADS=1", "OMP_NUM_THREADS=1"}
+    for is_deterministic in (False, True):
+        environment = worker_environment(2, 4, 0.1, is_deterministic=is_deterministic)
+        assert (wanted <= {setting.tokens[0] for setting in environment}) == is_deterministic
+    script = hvdtrain("render", "demo.yaml", "--explain", "--set", "training.deterministic=true")[1]
+    assert "training.deterministic: one thread" in script
 
 
 def test_control_an_unquoted_text_would_leave_the_canary(hvdtrain, folder):

@@ -23,8 +23,11 @@ import numpy as np, tensorflow as tf
 library, segment, rank, size, what = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 operation = tf.load_op_library(library).hvdtrain_node_mean
 
+def look(*tensors, patience_s=60):
+    return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=0, patience_s=patience_s)
+
 def mean(*tensors, patience_s=60):
-    return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=0, patience_s=patience_s).means
+    return look(*tensors, patience_s=patience_s).means
 
 def values(of_rank, dtype):
     shapes = [(1,), (7, 3), (4096,), (4097,), (33, 1001), (0, 5)]
@@ -42,6 +45,14 @@ if what in ("float32", "float64", "float16", "bfloat16"):
     for repeat in range(50):
         found = mean(*values(rank, what))
         assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, expected(what))), repeat
+elif what == "nonfinite":
+    large, odd, half = np.full(5000, 1e38), np.ones(37), np.full(3, 6e4)  # the sum of the large ones overflows
+    dtype = "float32"
+    for bad in (1.0, np.nan, np.inf, -np.inf, 1.0):
+        odd[36] = bad if rank == 1 else 1.0
+        marks = look(tf.constant(large, dtype), tf.constant(odd, dtype), tf.constant(half, dtype)).nonfinite
+        is_bad = not np.isfinite(bad)
+        assert marks.numpy().tolist() == [[False, is_bad, False], [False, is_bad and rank == 1, False]], (bad, marks)
 elif what == "leave":
     mean(tf.ones(3))
     if rank == 1:
@@ -89,6 +100,11 @@ def run_ranks(library: Path, size: int, what: str) -> list[subprocess.CompletedP
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_bits_are_those_of_adding_in_the_order_of_the_ranks(library, dtype):
     for rank in run_ranks(library, 3, dtype):
+        assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
+
+
+def test_every_rank_learns_which_means_are_not_finite_and_whose_tensor_was_not(library):
+    for rank in run_ranks(library, 3, "nonfinite"):
         assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
 
 

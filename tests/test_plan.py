@@ -169,6 +169,8 @@ def test_without_horovod_auto_falls_back_loudly_unless_ranks_were_asked_for():
     assert (plan.strategy, plan.num_replicas) == ("mirrored", 1)
     assert "falling back to MirroredStrategy" in plan.warnings[0]
     assert make_plan(config(launch={"num_ranks": None}), replace(without, num_gpus=4)).num_replicas == 4
+    with pytest.raises(PlanError, match="which MirroredStrategy keeps to itself"):
+        make_plan(config(launch={"num_ranks": None}, sync={"on_nonfinite": "skip"}), without)
     with pytest.raises(EnvironmentNotFitError, match="4 ranks were asked for, but Horovod is not installed"):
         make_plan(config(), without)
     with pytest.raises(EnvironmentNotFitError, match="strategy 'horovod' was asked for"):

@@ -160,9 +160,13 @@ def path_of(variable: Any) -> str:
 
 
 def float_state(optimizer: Any, weights: Iterable[Any]) -> dict[str, tf.Variable]:
-    """Return weights and optimizer slots by path, as `tf.Variable`; counters are left out."""
+    """Return weights and optimizer slots by path, as `tf.Variable`, scalars such as the learning rate first.
+
+    Counters are left out.
+    """
     variables = {path_of(variable): raw(variable) for variable in (*weights, *optimizer.variables)}
-    return {path: variable for path, variable in variables.items() if variable.dtype.is_floating}
+    floats = {path: variable for path, variable in variables.items() if variable.dtype.is_floating}
+    return dict(sorted(floats.items(), key=lambda item: item[1].shape.rank > 0))
 
 
 def built_for(optimizer: Any, variables: list[Any] | None) -> list[Any]:

@@ -112,7 +112,9 @@ def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
         OutOfSyncError: On all ranks alike, naming the variables and the ranks that differ.
     """
     names, arrays = zip(*((name, to_array(variable)) for name, variable in equal_now(model)), strict=True)
-    bad = [name for name, array in zip(names, arrays, strict=True) if not is_finite(array)]
+    # Scalars first: a bad learning rate is a cause, and the weights it spoilt are not.
+    scalars_first = sorted(zip(names, arrays, strict=True), key=lambda item: item[1].ndim > 0)
+    bad = [name for name, array in scalars_first if not is_finite(array)]
     mine = {"digests": [digest(array) for array in arrays], "nonfinite": bad[:3], "step": step}
     gathered = comm.gather_json(mine, name="digests")
     step = min(entry["step"] for entry in gathered)  # the counter itself may differ

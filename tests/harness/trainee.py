@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
+from hvdtrain.train.data import quiet
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.sync import shared_variables
 
@@ -65,6 +66,7 @@ class Trainee:
         for variable, array in zip(self._variables, self._initial, strict=True):
             variable.assign(array)
         data = tf.data.Dataset.from_tensor_slices((self.x if x is None else x, self.y)).batch(ROWS)
+        data = data.with_options(quiet())
         self.model.fit(data, epochs=1, verbose=0, callbacks=callbacks)
 
     def shared(self) -> dict[str, keras.Variable]:
