@@ -96,7 +96,7 @@ def case_predict(comm: Comm, folder: Path) -> dict:
     """In the data's order, from all kinds of data, whole and sent in small pieces."""
     model = two_headed(comm)
     broadcast_state(model, comm)
-    results = {}
+    results: dict[str, Any] = {}
     for num_examples in (comm.size - 1, 10 * comm.size + 3):
         x, _, _ = examples(num_examples)
         dataset = tf.data.Dataset.from_tensor_slices(x)
@@ -164,6 +164,8 @@ def case_weighted_history(comm: Comm, folder: Path) -> dict:
             for ranks in (comm.size, 1):
                 optimizer = keras.optimizers.SGD(0.05)
                 keras.utils.set_random_seed(3)
+                train: Any
+                test: Any
                 if name != "class_weights":
                     options: dict[str, Any] = {}
                     train, test = arrays, validation
