@@ -155,8 +155,8 @@ def shard(
     Raises:
         UserCodeError: If the data cannot be cut so, are fewer than the ranks, or differ between ranks.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "remainder": remainder, "length": length}
-    return _data.training_part(data, _require_world().comm, **options)
+    comm = _require_world().comm
+    return _data.training_part(data, comm, batch_size=batch_size, seed=seed, remainder=remainder, length=length)
 
 
 def evaluation_part(data: Any, *, batch_size: int | None = None) -> Any:

@@ -31,6 +31,13 @@ def found(results) -> list[dict]:
     return results.of("every_callback")
 
 
+@pytest.fixture
+def all_found(found) -> list[dict]:
+    if len(found) != 2:
+        pytest.skip("all callbacks are tried on 2 ranks, and those that decide on more")
+    return found
+
+
 def of(found: list[dict], name: str) -> list[dict]:
     return [value[name] for value in found]
 
@@ -38,16 +45,17 @@ def of(found: list[dict], name: str) -> list[dict]:
 def test_every_callback_of_keras_has_been_decided_about(found):
     undecided = [name for name, value in found[0].items() if "undecided" in value]
     assert not undecided, "a new callback: say in TRIALS and FILES what it does under several ranks"
-    assert len(found[0]) >= 15, "the walk over keras.callbacks found too little"
+    assert len(found[0]) >= (15 if len(found) == 2 else 4), "the walk over keras.callbacks found too little"
 
 
 def test_no_callback_writes_twice(found):
     for name, value in found[0].items():
         if FILES[name] is not None and "not_installed" not in value:
             assert value["files"] == FILES[name], name
-    assert of(found, "LambdaCallback")[0]["files"] == [f"by_{rank}" for rank in range(len(found))], "the control"
-    assert [value["printed"] for value in of(found, "ProgbarLogger")] == [3] + [0] * (len(found) - 1)
-    assert [value["posts"] for value in of(found, "RemoteMonitor")] == [3] + [0] * (len(found) - 1)
+    if len(found) == 2:
+        assert of(found, "LambdaCallback")[0]["files"] == ["by_0", "by_1"], "the control"
+        assert [value["printed"] for value in of(found, "ProgbarLogger")] == [3, 0]
+        assert [value["posts"] for value in of(found, "RemoteMonitor")] == [3, 0]
 
 
 def test_after_every_callback_ranks_agree(found):
@@ -57,25 +65,29 @@ def test_after_every_callback_ranks_agree(found):
                 assert all_equal([value[key] for value in of(found, name)]), f"{name}: {key}"
 
 
-def test_callbacks_do_what_they_do_in_one_process(found):
+def test_callbacks_that_decide_do_what_they_do_in_one_process(found):
     first = found[0]
     assert first["EarlyStopping"]["epochs"] == [0, 1], "patience 1"
     assert first["EarlyStopping"]["is_best"]
     assert first["EarlyStopping"]["moved"]
-    assert first["ReduceLROnPlateau"]["learning_rate"] <= 0.25
-    assert first["LearningRateScheduler"]["learning_rate"] == 0.5**4
+    assert first["ReduceLROnPlateau"]["learning_rate"] == pytest.approx(0.1 * 0.5**2)
     assert first["ModelCheckpoint"]["kind"].startswith("keras."), "it loads without hvdtrain"
     assert all(value["as_if_uninterrupted"] for value in of(found, "BackupAndRestore"))
     assert first["BackupAndRestore"]["epochs"] == [1, 2]
-    assert first["SwapEMAWeights"]["same_training"]
+
+
+def test_other_callbacks_do_what_they_do_in_one_process(all_found):
+    first = all_found[0]
+    assert first["LearningRateScheduler"]["learning_rate"] == pytest.approx(0.1 * 0.5**3)
+    assert first["SwapEMAWeights"]["training_apart"] < 1e-5
     assert first["SwapEMAWeights"]["evaluates_the_average"]
-    assert all_equal(of(found, "TerminateOnNaN"))
+    assert all_equal(of(all_found, "TerminateOnNaN"))
     assert first["TerminateOnNaN"]["batches"] == [0, 0, 1, 2], "no step after the one with NaN"
 
 
 @pytest.mark.parametrize(("name", "package"), [("OrbaxCheckpoint", "orbax-checkpoint"), ("TensorBoard", "tensorboard")])
-def test_a_callback_with_a_package_of_its_own(found, name, package):
-    values = of(found, name)
+def test_a_callback_with_a_package_of_its_own(all_found, name, package):
+    values = of(all_found, name)
     assert [value["runs_here"] for value in values] == [True] + [False] * (len(values) - 1)
     if "not_installed" in values[0]:
         missing(package, f"{package} is not installed, so {name} has only been asked where it would run")

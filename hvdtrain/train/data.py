@@ -32,13 +32,18 @@ class EpochBatches:
     Args:
         arrays: (x, y), (x, y, sample weights) or any nest of arrays that share their first dimension.
         order: Which examples at which step.
-        epoch: The first epoch; None if it must be told.
+        must_be_told: Whether to refuse to begin before `tell` has said which epoch it is.
     """
 
-    def __init__(self, arrays: Any, order: Order, *, epoch: int | None = 0) -> None:
+    def __init__(self, arrays: Any, order: Order, *, must_be_told: bool = False) -> None:
         self.order = order
-        self.epoch = epoch
+        self.epoch = 0
+        self._is_untold = must_be_told
         self._tensors = tf.nest.map_structure(tf.convert_to_tensor, tuples(arrays))
+
+    def tell(self, epoch: int) -> None:
+        """Set the epoch."""
+        self.epoch, self._is_untold = epoch, False
 
     def dataset(self) -> tf.data.Dataset:
         """Return a dataset that yields one epoch, and the next one each time it is iterated anew."""
@@ -52,7 +57,7 @@ class EpochBatches:
         return tf.ensure_shape(rows, (self.order.steps_per_epoch, self.order.batch_size))
 
     def _rows_of_this_epoch(self) -> np.ndarray:
-        if self.epoch is None:
+        if self._is_untold:
             raise UserCodeError("which epoch is it? Say whose data they are: callbacks=hk.callbacks([...], data=...)")
         return self.order.batches(self.epoch)
 
@@ -88,7 +93,13 @@ def origin(data: Any) -> Any:
 
 
 def training_part(
-    data: Any, comm: Comm, *, batch_size: int | None, seed: int, remainder: str, length: int | None
+    data: Any,
+    comm: Comm,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    remainder: str = "drop",
+    length: int | None = None,
 ) -> Any:
     """Return what `hk.shard` returns, which says what that is."""
     if callable(data) or isinstance(data, (tf.data.Dataset, keras.utils.PyDataset, types.GeneratorType)):
@@ -128,7 +139,7 @@ def array_batches(arrays: Any, comm: Comm, *, batch_size: int, seed: int, remain
     facts = {"number of examples": num_examples, "first and last example": batch_digest(ends)}
     facts |= {"batch_size": batch_size, "seed": seed, "remainder": remainder}
     require_equal(facts, comm, "load and shuffle them alike on all ranks; shard gives each rank its part")
-    return EpochBatches(arrays, Order(num_examples, per_step, steps, seed, comm.rank, comm.size), epoch=None)
+    return EpochBatches(arrays, Order(num_examples, per_step, steps, seed, comm.rank, comm.size), must_be_told=True)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def case_arrays_in_order(comm: Comm, folder: Path) -> dict:
         part = part.map(lambda x, y: (x["a"], y)).prefetch(1)
         epochs = []
         for epoch in range(2):
-            origin(part).epoch = epoch
+            origin(part).tell(epoch)
             epochs.append([x.numpy().tolist() for x, _ in part])
         seen[remainder] = epochs
     return seen

@@ -56,4 +56,4 @@ class TellEpoch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the epoch before Keras asks for an iterator."""
-        self._batches.epoch = epoch
+        self._batches.tell(epoch)
