@@ -11,7 +11,7 @@ import numpy as np
 from hvdtrain.train import compat
 from hvdtrain.train.checkpoint import Checkpoint, match_arrays
 from hvdtrain.train.compat import to_array
-from hvdtrain.train.sync import plain_name, shared_variables
+from hvdtrain.train.sync import optimizer_variables, plain_name, shared_variables
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -21,7 +21,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """
     shared = shared_variables(model)
     seeds = [(state.path, state) for state in (*compat.seed_states(model), compat.general_seed_state())]
-    num_optimizer = len(model.optimizer.variables) if model.optimizer is not None else 0
+    num_optimizer = len(optimizer_variables(model))
     own, slots = shared[: len(shared) - num_optimizer], shared[len(shared) - num_optimizer :]
     groups = {"model": own, "seed": seeds, "optimizer": slots}
     return {
