@@ -144,8 +144,10 @@ def callbacks(
     found = _checkpoint.load_newest(root)[0] if resume and root is not None else None
     proof = SyncProof(comm, check_every_steps)
     memory = Memory(user_callbacks, found)
-    options = {"every_steps": save_every_steps, "prove": proof.check, "keep": keep, "found": found, "memory": memory}
-    saver = [Saver(comm, root, **options)] if root is not None else []
+    saver = []
+    if root is not None:
+        often = save_every_steps
+        saver = [Saver(comm, root, every_steps=often, prove=proof.check, keep=keep, found=found, memory=memory)]
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
         *([Resume(comm, found)] if found else []),
