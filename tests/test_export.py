@@ -22,6 +22,7 @@ from hvdtrain.train import job as jobs
 from hvdtrain.train.comm import SoloComm
 from hvdtrain.train.console import Console
 from hvdtrain.train.export import export
+from hvdtrain.workshop.data import digits
 from tests.harness import resume_points
 from tests.test_run import environment
 
@@ -92,6 +93,10 @@ def test_exports_load_without_hvdtrain_and_hold_the_final_weights(trained, tmp_p
     for variable, average in zip(model.trainable_variables, averages, strict=True):
         np.testing.assert_array_equal(variable, average)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(exports.NAMES.values())
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    (_, (x_test, y_test)) = digits()
+    expected = model.evaluate(x_test, y_test, verbose=0, return_dict=True)
+    assert trainer.evaluate(trained)["metrics"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_layer_of_ones_own_is_named(tmp_path):

@@ -53,3 +53,19 @@ def restore(
     match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
         variable.assign(np.asarray(arrays[name]))
+
+
+def restore_final(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Put the weights into a compiled model that training would have ended with at a checkpoint.
+
+    An optimizer that averages weights (`use_ema`) puts its averages into the model when training ends.
+
+    Raises:
+        CorruptError: If names or shapes do not fit.
+    """
+    if not getattr(getattr(model.optimizer, "inner_optimizer", model.optimizer), "use_ema", False):
+        restore(model, checkpoint, with_optimizer=False)
+        return
+    model.optimizer.build(model.trainable_variables)
+    restore(model, checkpoint)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
