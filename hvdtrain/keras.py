@@ -254,12 +254,11 @@ def callbacks(
         warnings.warn(f"damaged checkpoint passed over: {complaint}", stacklevel=2)
     proof = SyncProof(comm, check_every_steps)
     memory = Memory(user_callbacks, found)
-    saver = (
-        [Saver(comm, root, every_steps=save_every_steps, prove=proof.check, keep=keep, found=found, memory=memory)]
-        if root is not None
-        else []
-    )
-    check_callbacks(user_callbacks, saves=bool(saver), resumes=resume)
+    check_callbacks(user_callbacks, saves=root is not None, resumes=resume)
+    saver = []
+    if root is not None:
+        often = save_every_steps
+        saver = [Saver(comm, root, every_steps=often, prove=proof.check, keep=keep, found=found, memory=memory)]
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
         *_for_data(data, comm),

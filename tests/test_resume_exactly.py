@@ -41,9 +41,10 @@ def test_control_shards_of_their_own_lose_and_repeat_examples():
 
 
 def test_a_time_limit_stops_all_ranks_and_resume_goes_on_exactly(tmp_path, require_horovod):
-    settings = {"training": {"epochs": 2, "global_batch_size": 4}, "checkpoint": {"every_epochs": None}}
-    limited = {**settings, "training": {**settings["training"], "max_minutes": 0.02}}
-    run = Launches(tmp_path / "limited", pause_s=0.25, **limited)
+    training = {"epochs": 2, "global_batch_size": 4}
+    at_the_end = {"every_epochs": None}
+    limited = {**training, "max_minutes": 0.02}
+    run = Launches(tmp_path / "limited", pause_s=0.25, training=limited, checkpoint=at_the_end)
     code, said = run.call(2)
     assert code == 75, said
     assert "training.max_minutes 0.02" in said
@@ -57,7 +58,7 @@ def test_a_time_limit_stops_all_ranks_and_resume_goes_on_exactly(tmp_path, requi
     [_, (epochs, steps)] = run.resumed_at()
     assert (epochs, steps > 0) == (0, True)
     assert run.run.exit_code() is None
-    whole = Launches(tmp_path / "whole", pause_s=0, **settings)
+    whole = Launches(tmp_path / "whole", pause_s=0, training=training, checkpoint=at_the_end)
     whole.start(2)
     assert run.digest() == whole.digest()
 

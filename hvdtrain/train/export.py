@@ -15,7 +15,7 @@ from hvdtrain.rundir import NO_SPACE
 from hvdtrain.train import checkpoint, compat, user_code
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.job import Job, build, compile_model, load
-from hvdtrain.train.state import restore
+from hvdtrain.train.state import restore_final
 
 WRITERS: dict[str, Callable[[keras.Model, Path], Any]] = {
     "keras": lambda model, path: model.save(path),
@@ -53,19 +53,10 @@ def export(job: Job, *, kind: str, output: Path) -> dict[str, Any]:
 
 
 def final_model(job: Job, found: Checkpoint) -> keras.Model:
-    """Return the model with the weights that training would have ended with at this checkpoint.
-
-    An optimizer that averages weights (`use_ema`) puts its averages into the model when training ends.
-    """
-    model = new_model(job)
-    if not job.plan.config["optimizer"]["args"].get("use_ema"):
-        restore(model, found, with_optimizer=False)
-        return model
-    trained = model
+    """Return the model, not compiled, with the weights that training would have ended with at this checkpoint."""
+    trained = new_model(job)
     compile_model(trained, job.plan, job.comm)
-    trained.optimizer.build(trained.trainable_variables)
-    restore(trained, found)
-    trained.optimizer.finalize_variable_values(trained.trainable_variables)
+    restore_final(trained, found)
     model = new_model(job)
     model.set_weights(trained.get_weights())
     return model

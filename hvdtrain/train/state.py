@@ -11,7 +11,7 @@ import numpy as np
 from hvdtrain.train import compat
 from hvdtrain.train.checkpoint import Checkpoint, match_arrays
 from hvdtrain.train.compat import to_array
-from hvdtrain.train.sync import plain_name, shared_variables
+from hvdtrain.train.sync import optimizer_variables, plain_name, shared_variables
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -21,7 +21,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """
     shared = shared_variables(model)
     seeds = [(state.path, state) for state in (*compat.seed_states(model), compat.general_seed_state())]
-    num_optimizer = len(model.optimizer.variables) if model.optimizer is not None else 0
+    num_optimizer = len(optimizer_variables(model))
     own, slots = shared[: len(shared) - num_optimizer], shared[len(shared) - num_optimizer :]
     groups = {"model": own, "seed": seeds, "optimizer": slots}
     return {
@@ -53,6 +53,22 @@ def restore(
     match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
         variable.assign(_typed(arrays[name], variable))
+
+
+def restore_final(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Put the weights into a compiled model that training would have ended with at a checkpoint.
+
+    An optimizer that averages weights (`use_ema`) puts its averages into the model when training ends.
+
+    Raises:
+        CorruptError: If names or shapes do not fit.
+    """
+    if not getattr(getattr(model.optimizer, "inner_optimizer", model.optimizer), "use_ema", False):
+        restore(model, checkpoint, with_optimizer=False)
+        return
+    model.optimizer.build(model.trainable_variables)
+    restore(model, checkpoint)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 def _typed(array: np.ndarray, variable: keras.Variable) -> np.ndarray:

@@ -23,8 +23,13 @@ def shared_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
     """Return (name, variable) of everything that must be equal on all ranks: weights, statistics, optimizer slots."""
     seeds = {id(state) for state in compat.seed_states(model)}
     variables = [variable for variable in compat.unique(model.variables) if id(variable) not in seeds]
-    optimizer = model.optimizer.variables if model.optimizer is not None else []
-    return [(variable.path, variable) for variable in [*variables, *optimizer]]
+    return [(variable.path, variable) for variable in [*variables, *optimizer_variables(model)]]
+
+
+def optimizer_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the optimizer's variables; none for a model that was not compiled, or without one."""
+    optimizer = getattr(model, "optimizer", None)
+    return list(optimizer.variables) if optimizer is not None else []
 
 
 def equal_now(model: keras.Model) -> list[tuple[str, keras.Variable]]:

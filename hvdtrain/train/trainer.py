@@ -31,7 +31,7 @@ from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.order import Order
-from hvdtrain.train.state import restore
+from hvdtrain.train.state import restore, restore_final
 from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.user_code import Data
 
@@ -239,7 +239,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
     if found is None:
         raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to evaluate")
-    restore(model, found, with_optimizer=False)
+    restore_final(model, found)
     test = test_part(job, data)
     if test is None:
         raise UserCodeError(f"{job.plan.config['data']['source']} returns no test data to evaluate on")

@@ -5,6 +5,7 @@
 usual way, where each rank goes on in a shard of its own.
 """
 
+import functools
 import random
 import tempfile
 from pathlib import Path
@@ -35,7 +36,7 @@ def changing(global_batch: int, seed: int) -> dict[str, Any]:
         )
         for place, ranks in enumerate(WORLDS[:-1]):
             step = place * steps + chance.randint(1, steps - 1)  # it has begun, so the one before is saved
-            run.start(ranks, lambda step=step: step in run.iterations(), chance)
+            run.start(ranks, functools.partial(_has_begun, run, step), chance)
         run.start(WORLDS[-1])
         epochs = [
             [number for step in range(epoch * steps, (epoch + 1) * steps) for number in run.seen().get(step, [])]
@@ -47,6 +48,10 @@ def changing(global_batch: int, seed: int) -> dict[str, Any]:
             "learning_rate": run.plan.learning_rate,
             "ledger": [entry.value for entry in run.plan.ledger if entry.name == "resumed"],
         }
+
+
+def _has_begun(run: Launches, step: int) -> bool:
+    return step in run.iterations()
 
 
 def counted(epochs: list[list[int]]) -> dict[str, int]:

@@ -43,7 +43,8 @@ class Stop(keras.callbacks.Callback):
 
 def case_script_goes_on_in_the_middle(comm: Comm, folder: Path) -> dict:
     """hk.callbacks(..., resume=True) after a stop within an epoch: the same end, decisions of callbacks included."""
-    hk._world = types.SimpleNamespace(comm=comm, rank=comm.rank, size=comm.size)  # the world that runs the cases
+    the_world_of_the_cases: Any = types.SimpleNamespace(comm=comm, rank=comm.rank, size=comm.size)
+    hk._world = the_world_of_the_cases
     random = np.random.default_rng(1)
     x, y = random.normal(size=(60, 6)).astype("float32"), random.integers(3, size=60)
 

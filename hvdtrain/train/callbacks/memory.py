@@ -47,7 +47,7 @@ class Memory(keras.callbacks.Callback):
             prefix = f"{ARRAYS}{name}/"
             weights = [array for key, array in sorted(self._found.arrays.items()) if key.startswith(prefix)]
             if weights:
-                callback.best_weights = weights  # type: ignore[attr-defined]
+                callback.best_weights = weights
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Return numbers by callback and attribute, as JSON can hold them."""
