@@ -167,17 +167,17 @@ class HorovodComm:
 
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
         name = f"hvdtrain.{name}.{flat.dtype.name}"
-        return self._hvd.allreduce(flat, op=self._hvd.Average, name=name, ignore_name_scope=True)
+        mean = self._hvd.allreduce(widened(flat), op=self._hvd.Average, name=name, ignore_name_scope=True)
+        return tf.cast(mean, flat.dtype)
 
     def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return each tensor combined by Horovod's Adasum, for which the number of ranks is a power of two."""
         if self.size == 1:
             return list(tensors)
         name = compat.name_in_graph(name)
+        combine = functools.partial(self._hvd.allreduce, op=self._hvd.Adasum, ignore_name_scope=True)
         return [
-            self._hvd.allreduce(
-                tensor, op=self._hvd.Adasum, name=f"hvdtrain.{name}.adasum.{place}", ignore_name_scope=True
-            )
+            tf.cast(combine(widened(tensor), name=f"hvdtrain.{name}.adasum.{place}"), tensor.dtype)
             for place, tensor in enumerate(tensors)
         ]
 
@@ -189,9 +189,9 @@ class HorovodComm:
         name = compat.name_in_graph(name)
         # Horovod gathers along the first dimension, and ranks may have different numbers of rows.
         gather = functools.partial(self._hvd.allgather, ignore_name_scope=True)
-        values = gather(mine.values / self.size, name=f"hvdtrain.{name}.values")
+        values = gather(widened(mine.values / self.size), name=f"hvdtrain.{name}.values")
         indices = gather(mine.indices, name=f"hvdtrain.{name}.indices")
-        return add_equal_rows(tf.IndexedSlices(values, indices, mine.dense_shape))
+        return add_equal_rows(tf.IndexedSlices(tf.cast(values, mine.values.dtype), indices, mine.dense_shape))
 
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
         """Return the sum of each array over all ranks."""
@@ -258,6 +258,11 @@ def join(comm: Comm) -> None:
     """Make these the ranks that layers of this process talk to."""
     global _joined
     _joined = comm
+
+
+def widened(tensor: tf.Tensor) -> tf.Tensor:
+    """Return a tensor as Horovod takes it: of bfloat16 it knows nothing."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
 
 
 def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:
