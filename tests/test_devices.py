@@ -49,15 +49,16 @@ def test_a_rank_its_launcher_has_bound_stays_there():
     assert choose_cores(range(16), cores_per_rank=4, **options) == [4, 5, 6, 7]
 
 
-def test_threads_that_step_back_are_batch_threads():
+@pytest.mark.parametrize(("only_when_idle", "policy"), [(False, os.SCHED_BATCH), (True, os.SCHED_IDLE)])
+def test_threads_that_step_back_leave_the_core_to_others(only_when_idle, policy):
     wake = threading.Event()
     before = devices.threads()
     thread = threading.Thread(target=wake.wait)
     thread.start()
     (new,) = devices.threads() - before
     try:
-        devices.step_back([new, 2**22])  # the second one does not exist, which is no error
-        assert os.sched_getscheduler(new) == os.SCHED_BATCH
+        devices.step_back([new, 2**22], only_when_idle=only_when_idle)  # the second one does not exist: no error
+        assert os.sched_getscheduler(new) == policy
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
     finally:
         wake.set()

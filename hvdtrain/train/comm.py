@@ -128,6 +128,7 @@ class HorovodComm:
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
         self.node_mean: NodeMean | None = None
+        self.threads: set[int] = set()
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self.local_rank: int = hvd.local_rank()

@@ -11,7 +11,6 @@ from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.launch.rank import RankInfo, rank_info
 from hvdtrain.train import devices
 
-
 @dataclass(frozen=True)
 class World:
     """The ranks this process trains with.
@@ -140,8 +139,9 @@ def _horovod(info: RankInfo) -> Any:
 
     before = devices.threads()
     hvd.init()
-    devices.step_back(devices.threads() - before)
-    return HorovodComm(hvd)
+    comm = HorovodComm(hvd)
+    comm.threads = devices.threads() - before
+    return comm
 
 
 def _let_layers_join(comm: Any) -> None:
@@ -155,4 +155,5 @@ def _join_node(comm: Any, cores: Sequence[int], environ: Mapping[str, str], *, h
     from hvdtrain.train import node_mean
 
     comm.node_mean, reason = node_mean.join(comm, cores, environ, has_gpu=has_gpu)
+    devices.step_back(comm.threads, only_when_idle=comm.node_mean is not None)
     return f"Horovod: {reason}" if reason else "shared memory"
