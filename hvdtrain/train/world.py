@@ -11,6 +11,7 @@ from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.launch.rank import RankInfo, rank_info
 from hvdtrain.train import devices
 
+
 @dataclass(frozen=True)
 class World:
     """The ranks this process trains with.
