@@ -44,7 +44,10 @@ def choose_batches(config: Config, num_examples: int, world: World) -> Batches:
     is_divided = config.data.epoch_splitting == "divide"
     if is_divided and world.num_devices > 1:
         raise PlanError(
-            Problem("'divide' gives each rank the whole set, and MirroredStrategy has one; use 'shard'", "data.epoch_splitting")
+            Problem(
+                "'divide' gives each rank the whole set, and MirroredStrategy has one rank; use 'shard'",
+                "data.epoch_splitting",
+            )
         )
     per_replica, in_all, rule = _batch_size(config, world)
     sharers = 1 if is_divided else world.num_replicas

@@ -94,6 +94,11 @@ class ModelConfig(Section):
         description="Import path of a function that returns a Keras model: 'my_pkg.models:build'."
     )
     args: Args = Field(default_factory=dict, description="Keyword arguments for that function.")
+    initial_weights: Text | None = Field(
+        None,
+        description="Weights to begin with: a .keras or .weights.h5 file, a run directory or one checkpoint in it; "
+        "relative to this file's folder. null: as the function initialises them.",
+    )
 
 
 class DataConfig(Section):
@@ -137,11 +142,15 @@ class TrainingConfig(Section):
     steps_per_execution: PositiveInt | Auto = Field(
         "auto", description="Steps one call into TensorFlow runs; auto: chosen from the length of an epoch."
     )
-    deterministic: Bool = Field(False, description="Bitwise repeatable training, at some cost in speed.")
+    deterministic: Bool = Field(
+        False, description="Bitwise repeatable training: one thread per rank, deterministic operations; slower."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = Field(
         0, description="Seed of initial weights, data order and dropout."
     )
-    max_minutes: PositiveFloat | None = Field(None, description="Comes in a later release; leave it null.")
+    max_minutes: PositiveFloat | None = Field(
+        None, description="Minutes after which training stops with its state saved, to go on with --resume."
+    )
 
 
 class OptimizerConfig(Section):
@@ -176,7 +185,11 @@ class SyncConfig(Section):
     check_every_steps: PositiveInt | None = Field(
         200, description="Steps between two checks. null: only after the first step and at saves."
     )
-    on_nonfinite: Literal["stop"] = Field("stop", description="What happens when the loss is no longer finite.")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="A step whose averaged gradients hold NaN or infinity. stop: all ranks stop at it. "
+        "skip: all ranks leave its update out, and each epoch says how many.",
+    )
 
 
 class CheckpointConfig(Section):
@@ -227,7 +240,17 @@ class HorovodConfig(Section):
         "auto",
         description="How gradients are averaged; auto: in shared memory if all ranks are on one machine, else Horovod.",
     )
-    compression: Literal["none"] = Field("none", description="Gradient compression; only none in this release.")
+    compression: Literal["none", "fp16"] = Field(
+        "none", description="fp16: dense gradients travel between ranks in half precision, with its rounding."
+    )
+    op: Literal["average", "adasum"] = Field(
+        "average",
+        description="How gradients are combined. adasum: results differ from those of one process; ranks must be a "
+        "power of two, and gradients travel through Horovod.",
+    )
+    num_groups: PositiveInt | None = Field(
+        None, description="Collectives the gradients are cut into, so that the first leave early; null: one for all."
+    )
 
 
 class SlurmConfig(Section):

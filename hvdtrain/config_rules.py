@@ -140,8 +140,32 @@ def _optimizer_args(args: dict[str, Any]) -> str | None:
     return f"cannot hold {', '.join(own)}" if own else None
 
 
-def _no_max_minutes(max_minutes: float | None) -> str | None:
-    return None if max_minutes is None else "a time limit is not supported yet; leave it null and set epochs or steps"
+def _skip_fits(on_nonfinite: str, gradient_accumulation_steps: int, strategy: str) -> str | None:
+    if on_nonfinite != "skip":
+        return None
+    if gradient_accumulation_steps > 1:
+        return (
+            f"'skip' does not go with gradient_accumulation_steps {gradient_accumulation_steps}: good steps are lost "
+            "with the bad one they were added to; use 'stop', or 1"
+        )
+    if strategy == "mirrored":
+        return "'skip' needs the averaged gradients, which MirroredStrategy keeps to itself; use 'stop'"
+    return None
+
+
+def _adasum_fits(op: str, num_groups: int | None, precision: str, strategy: str) -> str | None:
+    if op != "adasum":
+        return None
+    if num_groups is not None:
+        return f"'adasum' sends each gradient by itself, so horovod.num_groups must be null; got {num_groups}"
+    if precision == "mixed_float16":
+        return (
+            "'adasum' multiplies gradients with each other, and those of a scaled loss (mixed_float16) overflow; use "
+            "mixed_bfloat16 or float32"
+        )
+    if strategy in ("mirrored", "single"):
+        return f"'adasum' is Horovod's, and strategy {strategy!r} does without Horovod; use 'auto' or 'horovod'"
+    return None
 
 
 RULES = (
@@ -150,10 +174,10 @@ RULES = (
         "training.batch_size_per_replica training.global_batch_size",
         _one_of("batch_size_per_replica", "global_batch_size"),
     ),
-    Rule("training.max_minutes", _no_max_minutes),
     Rule("optimizer.momentum optimizer.name", _momentum_fits),
     Rule("optimizer.warmup_epochs optimizer.schedule", _warmup_fits),
     Rule("optimizer.args", _optimizer_args),
+    Rule("sync.on_nonfinite training.gradient_accumulation_steps launch.strategy", _skip_fits),
     Rule("metrics", _no_duplicates),
     Rule("launch.num_ranks launch.strategy", _ranks_fit),
     Rule("launch.launcher launch.num_ranks", _launcher_fits_ranks),
@@ -161,6 +185,7 @@ RULES = (
     Rule("launch.num_devices launch.strategy", _devices_fit),
     Rule("launch.pass_env launch.env", _env_once),
     Rule("launch.pass_env", _no_duplicates),
+    Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),
 )
 
 

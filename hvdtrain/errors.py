@@ -94,6 +94,12 @@ class OutOfSyncError(HvdtrainError):
     exit_code = ExitCode.OUT_OF_SYNC
 
 
+class StoppedError(HvdtrainError):
+    """Training was asked to stop, and has saved its state."""
+
+    exit_code = ExitCode.STOPPED
+
+
 class NoSpaceError(HvdtrainError):
     """The disk or quota is full."""
 

@@ -17,7 +17,8 @@ from hvdtrain.errors import EnvironmentNotFitError, ExitCode, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
-from hvdtrain.prepare import Prepared, check_resume, new_run, prepare, resumable_run, write_plan
+from hvdtrain.prepare import Prepared, new_run, prepare, write_plan
+from hvdtrain.resuming import continued, resumable_run
 from hvdtrain.rundir import RunDir, find_run, read_json
 from hvdtrain.runner import execute, rank_environment
 
@@ -39,13 +40,12 @@ def run_config(
     if config_path is None and run is not None:
         config_path = str(run.config)
     prepared = prepare(config_path or "", facts, overrides=changes.overrides, options=changes.options)
-    notes: list[str] = []
     if resume is not None:
         run = run or resumable_run(prepared, runs_root)
         if run.finished.exists():
             talk(f"{nice_path(run.path)} is finished; nothing is left to train")
             return int(ExitCode.OK)
-        notes = check_resume(run, prepared)
+        prepared = continued(run, prepared)
     if dry_run:
         print(script_text(prepared.script), end="")
         return int(ExitCode.OK)
@@ -54,8 +54,6 @@ def run_config(
     else:
         _make_ready_again(run, prepared)
     talk(ledger_text(prepared.plan))
-    for note in notes:
-        talk(f"  note: {note}")
     talk(f"run directory: {nice_path(run.path)}\n")
     return start(run)
 
@@ -63,6 +61,7 @@ def run_config(
 def _make_ready_again(run: RunDir, prepared: Prepared) -> None:
     for record in run.logs.glob("rank_*.error.json"):
         record.unlink()
+    run.exit.unlink(missing_ok=True)
     write_plan(run, prepared)
 
 
@@ -72,11 +71,12 @@ def start(run: RunDir) -> int:
         code = execute(
             [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
         )
-    if code:
+    is_stopped = run.exit_code() == ExitCode.STOPPED
+    if is_stopped or code:
         clear_leftovers(run)
-    if code in (int(ExitCode.INTERRUPTED), 143, 129):
+    if is_stopped or code in (int(ExitCode.INTERRUPTED), 143, 129):
         talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: {program()} run --resume {run.short_id}")
-        return code
+        return int(ExitCode.STOPPED) if is_stopped else code
     if code == 0 and run.finished.exists():
         talk(success_text(run))
         return code
@@ -237,7 +237,7 @@ def evaluate_run(name: str, runs_root: Path) -> dict[str, Any]:
     """
     run = find_run(name, runs_root)
     result = run.path / "evaluation.json"
-    _worker(run, "--evaluate", str(result))
+    run_worker(run, "--evaluate", str(result))
     return read_json(result)
 
 
@@ -247,7 +247,7 @@ def check_deep(run: RunDir) -> None:
     Raises:
         WorkerFailedError: If that failed; the worker has said why.
     """
-    _worker(run, "--check")
+    run_worker(run, "--check")
 
 
 class WorkerFailedError(Exception):
@@ -258,7 +258,12 @@ class WorkerFailedError(Exception):
         self.code = code
 
 
-def _worker(run: RunDir, *arguments: str) -> None:
+def run_worker(run: RunDir, *arguments: str) -> None:
+    """Start one worker on a run, for something else than training.
+
+    Raises:
+        WorkerFailedError: If it failed; it has said why.
+    """
     for record in run.logs.glob("rank_*.error.json"):
         record.unlink()
     environ = rank_environment(_environ()) | {"KERAS_BACKEND": "tensorflow"}

@@ -25,19 +25,40 @@ from hvdtrain import scaling
 from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
 from hvdtrain.train import checkpoint as _checkpoint
 from hvdtrain.train import data as _data
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
+from hvdtrain.train import inference as _inference
+from hvdtrain.train.callbacks import (
+    AgreeStop,
+    Finite,
+    GlobalMetrics,
+    Memory,
+    Resume,
+    Saver,
+    Setup,
+    SyncProof,
+    TellEpoch,
+    WeighUneven,
+    check_callbacks,
+    on_this_rank,
+)
+from hvdtrain.train.comm import Comm
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import restore
+from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 from hvdtrain.train.world import World, wake_up
 
 __all__ = [
     "DistributedOptimizer",
+    "SyncBatchNormalization",
     "World",
     "callbacks",
+    "evaluate",
+    "evaluation_part",
     "init",
     "initial_epoch",
+    "predict",
     "scaled_learning_rate",
     "shard",
 ]
@@ -73,38 +94,130 @@ def _require_world() -> World:
     return _world
 
 
-def DistributedOptimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:  # noqa: N802
+def DistributedOptimizer(  # noqa: N802
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    on_nonfinite: str = "stop",
+    compression: str = "none",
+    op: str = "average",
+    num_groups: int | None = None,
+) -> keras.optimizers.Optimizer:
     """Turn a Keras optimizer into one that averages gradients over all ranks, in place, and return it.
 
     The name is Horovod's. Averaging comes before clipping, weight decay and moving averages of the optimizer; with
     gradient accumulation it comes once per update. Under the policy mixed_float16 it returns a LossScaleOptimizer
     around the given one.
 
-    Raises:
-        UserCodeError: Before `init`, for a second wrapping, and inside a LossScaleOptimizer.
-    """
-    return distribute(optimizer, _require_world().comm)
-
-
-def shard(dataset: Any) -> Any:
-    """Return this rank's part of a `tf.data.Dataset`: disjoint from the others', as many elements on every rank.
-
-    Elements are dealt out in turn; if the dataset is batched, whole batches are. What does not go round is left
-    out. Shuffle with a seed before, or without one after.
+    Args:
+        optimizer: Yours.
+        on_nonfinite: `stop`: all ranks stop at a step whose averaged gradients hold NaN or infinity; `skip`: all of
+            them leave the update out and go on.
+        compression: `none`, or `fp16`: dense gradients travel in half precision, with its rounding.
+        op: `average`, or `adasum` (Maleki et al. 2021): not the gradient of the global batch, so results differ from
+            those of one process, and the learning rate is not to be scaled linearly. Ranks must be a power of two.
+        num_groups: Cut the gradients into this many collectives that can leave early; None: one for all.
 
     Raises:
-        UserCodeError: If the cardinality is unknown, the dataset is shuffled without a seed, or ranks differ.
+        UserCodeError: Before `init`, for a second wrapping, inside a LossScaleOptimizer, for a value that is not one
+            of these, for `skip` with accumulated gradients, and for Adasum over a number of ranks that is no power of
+            two or with scaled losses.
     """
-    world = _require_world()
-    part = _data.shard(dataset, rank=world.rank, size=world.size)
-    _data.check_same_everywhere(dataset, world.comm)
-    return part
+    exchange = Exchange(compression, op, num_groups)
+    return distribute(optimizer, _require_world().comm, exchange, on_nonfinite=on_nonfinite)
+
+
+def shard(
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    remainder: str = "drop",
+    length: int | None = None,
+) -> Any:
+    """Return this rank's part of the training data: disjoint from the others', as many steps on every rank.
+
+    - Arrays - (x, y), (x, y, sample weights), with tuples and dicts of arrays in place of one - become a
+      `tf.data.Dataset` of batches. Their order follows from the seed and the epoch, not from the number of ranks;
+      tell `callbacks` about them with `data=`.
+    - The elements of a `tf.data.Dataset` (batches, if it is batched) and the batches of a PyDataset are dealt out in
+      turn. What does not go round is left out. Shuffle with a seed before, or without one after.
+    - A generator function is run on every rank, which keeps its own share of the batches.
+
+    Args:
+        data: The same on every rank.
+        batch_size: Arrays only: examples of one rank in a step.
+        seed: Arrays only: decides their order.
+        remainder: Arrays only: `drop` what does not fill a global batch, or `pad`: use it, each example with its
+            weight.
+        length: Elements in an epoch, for a generator function and a dataset of unknown cardinality. One that ends
+            earlier stops all ranks.
+
+    Raises:
+        UserCodeError: If the data cannot be cut so, are fewer than the ranks, or differ between ranks.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "remainder": remainder, "length": length}
+    return _data.training_part(data, _require_world().comm, **options)
+
+
+def evaluation_part(data: Any, *, batch_size: int | None = None) -> Any:
+    """Return this rank's part of validation data: `fit(..., validation_data=hk.evaluation_part((x, y)))`.
+
+    Nothing is left out: parts differ in size, and may be empty on some ranks. The metrics that callbacks see are
+    those of all data.
+
+    Args:
+        data: Arrays, a `tf.data.Dataset` or a PyDataset, the same on every rank.
+        batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
+    """
+    comm = _require_world().comm
+    return _data.evaluation_part(data, batch_size=batch_size, rank=comm.rank, size=comm.size).batches
+
+
+def evaluate(model: keras.Model, data: Any, *, batch_size: int | None = None) -> dict[str, float]:
+    """Return the compiled loss and metrics over all of the data, each rank having evaluated its part.
+
+    Call it on every rank; all get the same values, those of one process up to rounding.
+
+    Args:
+        model: The same on every rank, as it is after `fit`.
+        data: As for `evaluation_part`: (x, y), (x, y, sample weights), a `tf.data.Dataset` or a PyDataset.
+        batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
+
+    Raises:
+        UserCodeError: If there is no example.
+        OutOfSyncError: If ranks hold different weights.
+    """
+    return _inference.evaluate(model, data, _require_world().comm, batch_size=batch_size)
+
+
+def predict(model: keras.Model, data: Any, *, batch_size: int | None = None, on_all_ranks: bool = True) -> Any:
+    """Return the model's outputs for all of the data in their order, each rank having predicted its part.
+
+    Call it on every rank. All predictions are held in memory wherever they are returned.
+
+    Args:
+        model: The same on every rank, as it is after `fit`.
+        data: Inputs: an array, tuples or dicts of such, a `tf.data.Dataset` or a PyDataset.
+        batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
+        on_all_ranks: False returns None on all ranks but rank 0, and spares their memory.
+
+    Returns:
+        An array, or what the model returns with arrays in it.
+
+    Raises:
+        UserCodeError: If there is no example, or an output is no array of numbers.
+        OutOfSyncError: If ranks hold different weights.
+    """
+    comm = _require_world().comm
+    return _inference.predict(model, data, comm, batch_size=batch_size, on_all_ranks=on_all_ranks)
 
 
 def callbacks(
     user_callbacks: Sequence[keras.callbacks.Callback] = (),
     *,
+    data: Any = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
+    save_every_steps: int | None = None,
     check_every_steps: int | None = 200,
     keep: int = 3,
     resume: bool = False,
@@ -116,14 +229,20 @@ def callbacks(
 
     Args:
         user_callbacks: Your own, in their order.
+        data: The training data, if `shard` made them from arrays (and what you made from that by map and the like):
+            they are told each epoch.
         checkpoint_dir: Where rank 0 saves after each epoch; None saves nothing.
+        save_every_steps: Steps between two further saves within an epoch.
         check_every_steps: Steps between two comparisons of all replicas; None for each epoch's end only.
         keep: Checkpoints that stay.
-        resume: Start from the newest checkpoint in `checkpoint_dir`; pass `initial_epoch=hk.initial_epoch(...)` to fit.
+        resume: Start from the newest checkpoint in `checkpoint_dir`, in the middle of an epoch if it was saved there,
+            with what EarlyStopping, ReduceLROnPlateau and ModelCheckpoint remembered; pass
+            `initial_epoch=hk.initial_epoch(...)` to fit, and batches in the order of the first start.
 
     Raises:
-        UserCodeError: Before `init`, or for `resume` without `checkpoint_dir`. In fit, without `resume`: if the
-            directory holds checkpoints of later steps than training starts at.
+        UserCodeError: Before `init`, for `resume` without `checkpoint_dir`, and for callbacks that would undo what
+            hvdtrain does. In fit, without `resume`: if the directory holds checkpoints of later steps than training
+            starts at.
         CorruptError: If checkpoints exist and none of them is valid.
     """
     comm = _require_world().comm
@@ -133,15 +252,33 @@ def callbacks(
     found, complaints = _checkpoint.load_newest(root) if resume and root is not None else (None, [])
     for complaint in complaints if comm.rank == 0 else []:
         warnings.warn(f"damaged checkpoint passed over: {complaint}", stacklevel=2)
-    saver = [Saver(comm, root, keep=keep)] if root is not None else []
+    proof = SyncProof(comm, check_every_steps)
+    memory = Memory(user_callbacks, found)
+    saver = (
+        [Saver(comm, root, every_steps=save_every_steps, prove=proof.check, keep=keep, found=found, memory=memory)]
+        if root is not None
+        else []
+    )
+    check_callbacks(user_callbacks, saves=bool(saver), resumes=resume)
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
+        *_for_data(data, comm),
+        *([Resume(comm, found)] if found else []),
         GlobalMetrics(comm),
+        Finite(comm, say=print if comm.rank == 0 else None),
         *on_this_rank(list(user_callbacks), comm),
-        SyncProof(comm, check_every_steps),
-        *saver,
+        memory,
+        proof,
         AgreeStop(comm),
+        *saver,
     ]
+
+
+def _for_data(data: Any, comm: Comm) -> list[keras.callbacks.Callback]:
+    batches = _data.origin(data)
+    if isinstance(batches, _data.EpochBatches):
+        return [WeighUneven(comm, batches.order), TellEpoch(batches)]
+    return []
 
 
 def initial_epoch(checkpoint_dir: str | os.PathLike[str]) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hvdtrain import scaling
 from hvdtrain.batches import choose_batches, steps_per_execution
 from hvdtrain.errors import PlanError, Problem
+from hvdtrain.exchanges import exchange_lines, exchange_warnings
 from hvdtrain.facts import Facts
 from hvdtrain.known_data import known_num_examples
 from hvdtrain.replicas import World, choose_world
@@ -97,6 +98,10 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         EnvironmentNotFitError: If the machine lacks what was asked for.
     """
     world = choose_world(config, facts)
+    if world.strategy == "mirrored" and config.sync.on_nonfinite == "skip":  # 'auto' may have chosen it
+        raise PlanError(
+            Problem("'skip' needs the averaged gradients, which MirroredStrategy keeps to itself", "sync.on_nonfinite")
+        )
     num_examples = _num_examples(config)
     batches = choose_batches(config, num_examples, world)
     steps = batches.steps_per_epoch
@@ -122,6 +127,12 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("steps per execution", str(per_execution), execution_rule),
         Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
     ]
+    if config.training.max_minutes is not None:
+        minutes = f"{config.training.max_minutes:g} min"
+        ledger.append(Entry("time limit", minutes, "training.max_minutes, all of it again after each --resume"))
+    if config.model.initial_weights is not None:
+        ledger.append(Entry("initial weights", config.model.initial_weights, "model.initial_weights"))
+    ledger += [Entry(*line) for line in exchange_lines(config, world)]
     accumulation = config.training.gradient_accumulation_steps
     if accumulation > 1:
         ledger.insert(
@@ -156,7 +167,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         schedule_args=_schedule_args(config, steps),
         cycle_time_ms=cycle_time_ms,
         ledger=tuple(ledger),
-        warnings=world.warnings + _warnings(config, world),
+        warnings=world.warnings + _warnings(config, world) + exchange_warnings(config, world),
     )
 
 
@@ -268,6 +279,16 @@ def _warnings(config: Config, world: World) -> tuple[str, ...]:
         found.append(
             f"lr_scaling: linear with {optimizer.name}: an adaptive optimizer divides the gradient's size away, so a "
             "larger batch does not call for a proportionally larger rate; consider 'sqrt' or 'none'"
+        )
+    if (
+        optimizer.lr_scaling != "none"
+        and config.training.global_batch_size
+        and config.data.epoch_splitting == "shard"
+        and world.num_replicas > 1
+    ):
+        found.append(
+            f"lr_scaling: {optimizer.lr_scaling} with training.global_batch_size: the rate grows with the replicas, "
+            "but the batch does not; it is meant for batch_size_per_replica: consider 'none'"
         )
     if optimizer.warmup_epochs and scaling.scale_factor(optimizer.lr_scaling, world.num_replicas) == 1:
         found.append(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from hvdtrain.config import Config
 from hvdtrain.config_file import dump_config, load_config, located
-from hvdtrain.errors import NotFoundError, PlanError
+from hvdtrain.errors import PlanError
 from hvdtrain.facts import Facts
 from hvdtrain.launch.job import config_script
 from hvdtrain.launch.shell import Script, quote, script_text
 from hvdtrain.plan import Plan, make_plan
-from hvdtrain.rundir import RunDir, find_runs, read_json, write_text
+from hvdtrain.rundir import RunDir, read_json, write_text
 
 
 @dataclass(frozen=True)
@@ -82,52 +82,6 @@ def write_plan(run: RunDir, prepared: Prepared) -> None:
     """Write plan and script into a run directory; `plan.json` comes last and makes it a run."""
     write_text(run.script, script_text(prepared.script))
     write_text(run.plan, prepared.plan.to_json())
-
-
-def resumable_run(prepared: Prepared, root: Path) -> RunDir:
-    """Return the newest unfinished run of the same configuration, the number of ranks aside.
-
-    Raises:
-        NotFoundError: If there is none.
-    """
-    for run in find_runs(root):
-        old = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-        if not run.finished.exists() and _intent(old.config) == _intent(prepared.plan.config):
-            return run
-    raise NotFoundError(
-        f"--resume: no unfinished run of {prepared.config_path} with these settings under {root}; "
-        "start one without --resume, or name a run: --resume RUN"
-    )
-
-
-def _intent(config: dict[str, object]) -> str:
-    """Return a configuration without what only says where it runs."""
-    return json.dumps({key: value for key, value in config.items() if key not in ("launch", "slurm")}, sort_keys=True)
-
-
-def check_resume(run: RunDir, prepared: Prepared) -> list[str]:
-    """Compare a run's old plan with the new one; return what changes, for the ledger.
-
-    Raises:
-        PlanError: If the configuration differs, or the global batch would change without a word.
-    """
-    old = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-    if _intent(old.config) != _intent(prepared.plan.config):
-        keys = [key for key in old.config if key != "launch" and old.config[key] != prepared.plan.config.get(key)]
-        raise PlanError(
-            f"--resume {run.short_id}: the configuration is not the run's own; it differs in {', '.join(keys)}. "
-            f"Continue with its own: hvdtrain run {run.config} --resume {run.short_id}, or start a new run"
-        )
-    if old.global_batch_size != prepared.plan.global_batch_size:
-        raise PlanError(
-            f"--resume {run.short_id}: the global batch would change from {old.global_batch_size} "
-            f"({old.num_replicas} replicas) to {prepared.plan.global_batch_size} ({prepared.plan.num_replicas} "
-            f"replicas), and learning rate and epochs with it; use {old.num_replicas} replicas, "
-            "or state training.global_batch_size in the configuration so that it stays the same"
-        )
-    if old.num_replicas != prepared.plan.num_replicas:
-        return [f"continues on {prepared.plan.num_replicas} replicas instead of {old.num_replicas}, same global batch"]
-    return []
 
 
 def run_folder(run: RunDir) -> Path:

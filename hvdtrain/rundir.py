@@ -101,6 +101,10 @@ class RunDir:
         """Return where one rank writes what went wrong."""
         return self.logs / f"rank_{rank:04d}.error.json"
 
+    def exit_code(self) -> int | None:
+        """Return the run's own exit code, if it left one."""
+        return int(self.exit.read_text(encoding="utf-8")) if self.exit.is_file() else None
+
     def state(self) -> str:
         """Return `finished`, `failed` or `unfinished`."""
         if self.finished.exists():

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hvdtrain.errors import PlanError
-
 
 def scale_factor(rule: str, num_replicas: int) -> float:
     """Return by how much the learning rate grows with the global batch.
@@ -23,33 +21,6 @@ def scale_factor(rule: str, num_replicas: int) -> float:
     (8.0, 2.0, 1.0)
     """
     return {"none": 1.0, "sqrt": math.sqrt(num_replicas), "linear": float(num_replicas)}[rule]
-
-
-def steps_per_epoch(num_examples: int, *, batch_size_per_replica: int, num_replicas: int) -> int:
-    """Return how many optimizer steps every replica runs in one epoch of sharded data.
-
-    The remainder is dropped on purpose: a replica that ran one step more than
-    the others would wait forever in the gradient allreduce.
-
-    Args:
-        num_examples: Training examples before sharding.
-        batch_size_per_replica: Examples one replica consumes per step.
-        num_replicas: Model copies: ranks under Horovod, devices under Mirrored.
-
-    Raises:
-        PlanError: If the data cannot fill one global batch.
-
-    >>> steps_per_epoch(60_000, batch_size_per_replica=128, num_replicas=8)
-    58
-    """
-    global_batch_size = batch_size_per_replica * num_replicas
-    if num_examples < global_batch_size:
-        raise PlanError(
-            f"the data cannot fill one global batch: {num_examples} examples, but {num_replicas} x "
-            f"{batch_size_per_replica} = {global_batch_size} are used per step; "
-            f"use a batch of at most {max(1, num_examples // num_replicas)} per replica, or fewer replicas"
-        )
-    return num_examples // global_batch_size
 
 
 def divided_epochs(epochs: int, num_replicas: int) -> int:
@@ -149,12 +120,3 @@ def steps_per_execution(num_steps: int, limit: int = 20) -> int:
     (1, 10, 20)
     """
     return max(1, min(limit, num_steps // 10))
-
-
-def parallel_efficiency(throughput: float, *, single_throughput: float, num_replicas: int) -> float:
-    """Return throughput over `num_replicas` times that of one replica.
-
-    >>> parallel_efficiency(1800.0, single_throughput=1000.0, num_replicas=2)
-    0.9
-    """
-    return throughput / (single_throughput * num_replicas)

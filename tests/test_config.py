@@ -84,7 +84,6 @@ def test_allowed(settings):
         ({"training__steps": 5}, "not both; got epochs 2 and steps 5"),
         ({"training__batch_size_per_replica": None}, "batch_size_per_replica or global_batch_size; got neither"),
         ({"training__global_batch_size": 64}, "not both; got batch_size_per_replica 32 and global_batch_size 64"),
-        ({"training__max_minutes": 5}, "a time limit is not supported yet"),
         ({"launch__num_ranks": 2, "launch__strategy": "mirrored"}, "num_ranks must be 1 or null; got 2; for several"),
         ({"launch__num_ranks": 2, "launch__strategy": "single"}, "'single' has one process, so num_ranks must be 1"),
         ({"launch__num_ranks": 2, "launch__launcher": "none"}, "launcher 'none' starts one rank, but num_ranks is 2"),
@@ -97,6 +96,14 @@ def test_allowed(settings):
         ({"metrics": ["accuracy", "accuracy"]}, "got 'accuracy' more than once"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no momentum (only sgd and rmsprop do)"),
         ({"optimizer__schedule": "one_cycle", "optimizer__warmup_epochs": 1}, "set warmup_epochs to 0"),
+        (
+            {"sync__on_nonfinite": "skip", "training__gradient_accumulation_steps": 2},
+            "sync.on_nonfinite: 'skip' does not go with gradient_accumulation_steps 2",
+        ),
+        (
+            {"sync__on_nonfinite": "skip", "launch__strategy": "mirrored"},
+            "'skip' needs the averaged gradients, which MirroredStrategy keeps to itself; use 'stop'",
+        ),
         ({"optimizer__args": {"learning_rate": 1}}, "learning_rate (set optimizer.learning_rate instead)"),
         ({"optimizer__schedule": "step"}, "needs schedule_args.boundaries_epochs"),
         ({"optimizer__schedule_args": {"factor": 0.1}}, "schedule 'constant' has no such argument; it takes none"),

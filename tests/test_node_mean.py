@@ -24,7 +24,7 @@ library, segment, rank, size, what = sys.argv[1], sys.argv[2], int(sys.argv[3]),
 operation = tf.load_op_library(library).hvdtrain_node_mean
 
 def mean(*tensors, patience_s=60):
-    return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=0, patience_s=patience_s)
+    return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=0, patience_s=patience_s).means
 
 def values(of_rank, dtype):
     shapes = [(1,), (7, 3), (4096,), (4097,), (33, 1001), (0, 5)]

@@ -62,11 +62,71 @@ def test_what_is_left_out_is_said():
     assert "9 left out each epoch" in rule(plan, "steps per epoch")
 
 
+def uneven(**sections: Any) -> Plan:
+    return make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 66}, **sections), HERE)
+
+
 def test_a_global_batch_is_shared_out():
     plan = make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 64}), HERE)
-    assert plan.batch_size_per_replica == 16
-    with pytest.raises(PlanError, match=r"training.global_batch_size: 66 does not divide by 4 replicas; use 64 or 68"):
-        make_plan(config(training={"batch_size_per_replica": None, "global_batch_size": 66}), HERE)
+    assert (plan.batch_size_per_replica, plan.global_batch_size, plan.last_batch_size) == (16, 64, 64)
+    plan = uneven()
+    assert (plan.batch_size_per_replica, plan.global_batch_size, plan.steps_per_epoch) == (17, 66, 15)
+    assert rule(plan, "batch per replica") == "training.global_batch_size 66 / 4 replicas: 16 or 17"
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"data": {"epoch_splitting": "divide"}}, "as epoch_splitting 'divide' needs it"),
+        ({"launch": {"num_ranks": None, "strategy": "mirrored", "num_devices": 4}}, "as MirroredStrategy needs it"),
+    ],
+)
+def test_where_replicas_need_equal_parts_other_global_batches_are_refused(sections, why):
+    with pytest.raises(PlanError, match=rf"global_batch_size: 66 does not divide by 4 replicas, {why}; use 64 or 68"):
+        uneven(**sections)
+
+
+def test_the_last_batch_can_be_used():
+    plan = make_plan(config(data={"num_examples": 1009, "remainder": "pad"}), HERE)
+    assert (plan.steps_per_epoch, plan.last_batch_size) == (26, 9)
+    assert "9 in the last one (pad)" in rule(plan, "steps per epoch")
+    # Three examples cannot give each of four replicas one, and a replica without any has no loss.
+    plan = make_plan(config(data={"num_examples": 1003, "remainder": "pad"}), HERE)
+    assert (plan.steps_per_epoch, plan.last_batch_size) == (25, 40)
+    assert "3 left out each epoch" in rule(plan, "steps per epoch")
+    small = {"num_examples": 30, "remainder": "pad"}
+    assert make_plan(config(data=small), HERE).last_batch_size == 30
+    with pytest.raises(PlanError, match=r"remainder: 'pad' does not go with gradient_accumulation_steps"):
+        make_plan(config(data=small, training={"gradient_accumulation_steps": 2}), HERE)
+    launch = {"num_ranks": None, "strategy": "mirrored", "num_devices": 4}
+    with pytest.raises(PlanError, match=r"remainder: 'pad' needs Horovod or one process"):
+        make_plan(config(data=small, launch=launch), HERE)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 512), st.integers(1, 64), st.booleans())
+def test_steps_use_whole_global_batches_and_waste_less_than_one(num_examples, batch, replicas, pads):
+    sections: dict[str, Any] = {
+        "data": {"num_examples": num_examples, "remainder": "pad" if pads else "drop"},
+        "training": {"batch_size_per_replica": batch},
+        "launch": {"num_ranks": replicas},
+    }
+    if num_examples < (replicas if pads else batch * replicas):
+        with pytest.raises(PlanError, match="cannot fill one global batch"):
+            make_plan(config(**sections), HERE)
+        return
+    plan = make_plan(config(**sections), HERE)
+    used = (plan.steps_per_epoch - 1) * plan.global_batch_size + plan.last_batch_size
+    assert replicas <= plan.last_batch_size <= plan.global_batch_size
+    assert 0 <= num_examples - used < (replicas if pads else batch * replicas)
+
+
+def test_saves_within_an_epoch_come_between_executions():
+    plan = make_plan(config(data={"num_examples": 10_000}, checkpoint={"every_steps": 21}), HERE)
+    assert (plan.steps_per_epoch, plan.steps_per_execution) == (250, 7)
+    with pytest.raises(PlanError, match=r"checkpoint.every_steps is 21, which 20 does not divide"):
+        make_plan(config(training={"steps_per_execution": 20}, checkpoint={"every_steps": 21}), HERE)
+    with pytest.raises(PlanError, match=r"checkpoint.every_steps: 21 steps end in the middle of an update of 2"):
+        make_plan(config(training={"gradient_accumulation_steps": 2}, checkpoint={"every_steps": 21}), HERE)
 
 
 def test_steps_instead_of_epochs():

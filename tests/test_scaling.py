@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvdtrain import known_data, metrics, names, scaling
-from hvdtrain.errors import PlanError
 from hvdtrain.launch import rank, shell
 
 COUNTS = st.integers(1, 10_000)
@@ -16,16 +15,6 @@ COUNTS = st.integers(1, 10_000)
 @pytest.mark.parametrize("module", [scaling, names, metrics, known_data, rank, shell], ids=lambda m: m.__name__)
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
-
-
-@given(st.integers(1, 10**7), st.integers(1, 512), st.integers(1, 512))
-def test_steps_use_whole_global_batches_and_waste_less_than_one(num_examples, batch, replicas):
-    if num_examples < batch * replicas:
-        with pytest.raises(PlanError, match="cannot fill one global batch"):
-            scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=replicas)
-        return
-    steps = scaling.steps_per_epoch(num_examples, batch_size_per_replica=batch, num_replicas=replicas)
-    assert 0 <= num_examples - steps * batch * replicas < batch * replicas
 
 
 @given(COUNTS, st.integers(1, 1000))

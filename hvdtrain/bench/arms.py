@@ -57,6 +57,10 @@ ARMS = {
 SAVING = dataclasses.replace(
     ARMS["hvdtrain"], name="hvdtrain saving", kind="hvdtrain saving", text="the same with checkpoints on the disk"
 )
+UNCHECKED = dataclasses.replace(
+    ARMS["hvdtrain"], name="hvdtrain unchecked", kind="hvdtrain unchecked",
+    text="the same without comparing replicas, looking for NaN, comparing ranks at the start, and global metrics",
+)  # fmt: skip
 AGAIN = dataclasses.replace(ARMS["hvdtrain"], name="hvdtrain again", text="the first arm once more (A/A control)")
 
 

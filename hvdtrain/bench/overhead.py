@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hvdtrain.bench import report, startup
-from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, Arm, variant
+from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, UNCHECKED, Arm, variant
 from hvdtrain.bench.launch import launch_arm
 from hvdtrain.bench.machine import describe
 from hvdtrain.bench.rounds import Launch, Ledger, run_rounds
@@ -45,6 +45,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=7, help="how often each arm is launched (default 7)")
     parser.add_argument("--models", type=names_of(MODELS), default=MODELS, help=f"default {','.join(MODELS)}")
     parser.add_argument("--arms", type=names_of(tuple(ARMS)), default=tuple(ARMS), help=f"default {','.join(ARMS)}")
+    parser.add_argument("--checks", action="store_true", help="one more arm: the product without its checks")
     parser.add_argument("--aa", action="store_true", help="launch the first arm twice a round: the noise floor")
     parser.add_argument(
         "--vary", action="append", default=[], metavar="NAME=VALUE", help="one more arm: hvdtrain with this changed"
@@ -140,6 +141,7 @@ def throughput_arms(options: argparse.Namespace) -> list[Arm]:
     """Return the arms of the throughput mode, in the order of the table."""
     return [
         *(ARMS[name] for name in options.arms),
+        *([UNCHECKED] if options.checks else []),
         *([SAVING] if options.save_every else []),
         *([AGAIN] if options.aa else []),
         *(variant(change) for change in options.vary),

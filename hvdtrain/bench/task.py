@@ -20,7 +20,7 @@ class Task:
     """One launch of one arm.
 
     Args:
-        kind: `hvdtrain`, `hvdtrain saving`, `hand-written`, `ceiling` or `one process`.
+        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain saving`, `hand-written`, `ceiling` or `one process`.
         models: Trained one after another.
         seconds: Wanted length of each timed section.
         batch_size: Examples per rank and step.

@@ -22,6 +22,8 @@ VERBS = {
     "schema": ("schema", "Print the JSON Schema of configurations, for editors."),
     "list": ("list_runs", "List runs, newest first."),
     "evaluate": ("evaluate", "Evaluate a run's newest checkpoint on its test data."),
+    "export": ("export", "Write a run's newest checkpoint for plain Keras or TensorFlow."),
+    "diff": ("diff", "Tell what differed between two runs."),
     "doctor": ("doctor", "Tell whether this environment can train, and what to do if not."),
     "build-horovod": ("build_horovod", "Build Horovod against the TensorFlow and MPI found here."),
 }

@@ -20,8 +20,8 @@ OPTIONS = ("-O3", "-shared", "-fPIC", "-w")
 PROOF = """
 import sys, tensorflow as tf
 node_mean = tf.load_op_library(sys.argv[1]).hvdtrain_node_mean
-mean, = node_mean(tensors=[tf.constant([1.5])], segment=sys.argv[2], rank=0, size=1, spin_us=0)
-sys.exit(float(mean[0]) != 1.5)
+result = node_mean(tensors=[tf.constant([1.5])], segment=sys.argv[2], rank=0, size=1, spin_us=0)
+sys.exit(float(result.means[0][0]) != 1.5)
 """
 
 

@@ -10,14 +10,19 @@ from hvdtrain.launch.shell import Script
 from hvdtrain.plan import Plan, default_cycle_time_ms
 
 
-def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float) -> list[Setting]:
+def worker_environment(
+    num_ranks: int, cores_per_rank: int, cycle_time_ms: float, *, is_deterministic: bool = False
+) -> list[Setting]:
     """Return what every rank's environment holds besides the names passed on."""
-    threads = f"{cores_per_rank} core{'s' if cores_per_rank > 1 else ''} per rank"
+    threads = f"{cores_per_rank} core{'s' if cores_per_rank > 1 else ''} per rank: one computing thread on each"
+    num_threads = cores_per_rank
+    if is_deterministic:
+        threads, num_threads = "training.deterministic: one thread, so that sums are the same on any number of cores", 1
     settings = [
         Setting(("KERAS_BACKEND=tensorflow",), "Horovod's operations are TensorFlow's"),
-        Setting((f"TF_NUM_INTRAOP_THREADS={cores_per_rank}",), f"{threads}: one computing thread on each"),
-        _interop(cores_per_rank),
-        Setting((f"OMP_NUM_THREADS={cores_per_rank}",), "the same for OpenMP libraries below NumPy"),
+        Setting((f"TF_NUM_INTRAOP_THREADS={num_threads}",), threads),
+        _interop(cores_per_rank, is_deterministic=is_deterministic),
+        Setting((f"OMP_NUM_THREADS={num_threads}",), "the same for OpenMP libraries below NumPy"),
         Setting(("TF_CPP_MIN_LOG_LEVEL=1",), "TensorFlow's start-up notes off, its warnings on"),
         Setting(("PYTHONUNBUFFERED=1",), "a log line is on disk when it was printed"),
         Setting((f"HVDTRAIN_NUM_RANKS={num_ranks}",), "each rank compares this with the world it wakes up in"),
@@ -33,7 +38,9 @@ def worker_environment(num_ranks: int, cores_per_rank: int, cycle_time_ms: float
     return settings
 
 
-def _interop(cores_per_rank: int) -> Setting:
+def _interop(cores_per_rank: int, *, is_deterministic: bool) -> Setting:
+    if is_deterministic:
+        return Setting(("TF_NUM_INTEROP_THREADS=1",), "one operation after the other")
     if cores_per_rank == 1:
         return Setting(("TF_NUM_INTEROP_THREADS=1",), "one: a second thread would only take turns on the one core")
     return Setting(("TF_NUM_INTEROP_THREADS=2",), "two operations at a time, each on all cores of the rank")
@@ -71,7 +78,12 @@ def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> 
         new_run=("plan", config_path, *options, "--new-run"),
         pass_names=tuple(plan.config["launch"]["pass_env"]),
         env=(
-            *worker_environment(plan.num_ranks, plan.cores_per_rank, plan.cycle_time_ms),
+            *worker_environment(
+                plan.num_ranks,
+                plan.cores_per_rank,
+                plan.cycle_time_ms,
+                is_deterministic=plan.config["training"]["deterministic"],
+            ),
             *launcher.environment(request),
             *user_env,
         ),

@@ -1,12 +1,20 @@
 // HvdtrainNodeMean: the mean of tensors over the ranks of one machine, through shared memory, inside a training step.
 //
-// All ranks map one file in /dev/shm: a header, one part for each rank, and one for the result. A collective is
+// All ranks map one file in /dev/shm: a header, and parts that each hold one rank's tensors. A collective is
 //
-//     write your tensors into your part;  meet;  add up your share of the elements, over all parts in the order of
-//     the ranks;  meet;  copy the whole result out.
+//     write your tensors into your part;  meet;  add up all parts, in the order of the ranks, straight into the outputs.
+//
+// Two sets of parts take turns: who writes into a set has met everybody since it was last read. Where there are many
+// ranks and much to add, work is shared instead:
+//
+//     write your tensors into your part;  meet;  add up your share of the elements into a part for the result;  meet;
+//     copy the whole result out.
 //
 // The order of the additions never changes, so all ranks get the same bits in every run. Who comes early looks at the
 // meeting's counter for a while, then sleeps on it (futex(2)) and leaves its core to those that still compute.
+//
+// Each rank also adds up the means it makes. If one of these sums is infinite or not a number, every rank looks at each
+// tensor: which means are not finite, and which of its own tensors were not. Otherwise no tensor is read again.
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -17,6 +25,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -40,8 +49,10 @@ using tensorflow::shape_inference::InferenceContext;
 
 constexpr int kMaxRanks = 1024;
 constexpr int64_t kBlock = 4096;        // elements summed at a time, so that sums stay in the nearest cache
+constexpr int64_t kSmallBytes = 65536;  // of all ranks' parts: to read them all is quicker than to meet once more
 constexpr size_t kAlignment = 64;       // bytes of a cache line
 constexpr int kPausesPerClock = 32;     // looks at the counter between two looks at the clock
+constexpr int kLanes = 16;              // partial sums side by side, so that compilers add several at once
 
 // What the ranks share besides their data; a new file is all zeros, which is how it begins.
 struct Header {
@@ -50,6 +61,7 @@ struct Header {
   alignas(kAlignment) std::atomic<uint32_t> sleepers;
   alignas(kAlignment) std::atomic<uint32_t> gone;       // 1 + a rank that has left for good
   alignas(kAlignment) std::atomic<uint32_t> attended[kMaxRanks];  // meetings a rank has come to
+  alignas(kAlignment) std::atomic<uint32_t> suspects[kMaxRanks];  // whether the sum of a rank's means was not finite
 };
 static_assert(std::atomic<uint32_t>::is_always_lock_free, "processes share these counters");
 
@@ -82,10 +94,13 @@ struct Ranks {
 class Segment {
  public:
   Segment(const std::string& path, const Ranks& ranks, size_t bytes)
-      : path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
+      : shares_work(ranks.size > 2 && bytes * ranks.size > kSmallBytes),
+        path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
+
+  const bool shares_work;
 
   absl::Status Open() {
-    const size_t total = sizeof(Header) + stride_ * (ranks_.size + 1);
+    const size_t total = sizeof(Header) + stride_ * (shares_work ? ranks_.size + 1 : 2 * ranks_.size);
     const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) return absl::InternalError(path_ + ": " + strerror(errno));
     // Reserve the memory now: a full /dev/shm would otherwise kill the process at some later write.
@@ -105,10 +120,23 @@ class Segment {
   }
 
   template <typename T>
-  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * rank); }
+  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * (turn_ * ranks_.size + rank)); }
 
   template <typename T>
   T* Result() const { return Part<T>(ranks_.size); }
+
+  void TakeTurns() { turn_ = 1 - turn_; }
+
+  // Say, between the two meetings of a collective, whether this rank's means must be looked at.
+  void Suspect(bool is_suspect) { header_->suspects[ranks_.rank].store(is_suspect); }
+
+  // Tell, after the second meeting, whether any rank said so: the same answer on all of them.
+  bool IsSuspect() const {
+    for (int rank = 0; rank < ranks_.size; ++rank) {
+      if (header_->suspects[rank].load()) return true;
+    }
+    return false;
+  }
 
   // Return when all ranks have come here.
   absl::Status Meet() {
@@ -177,6 +205,7 @@ class Segment {
   const std::string path_;
   const Ranks ranks_;
   const size_t stride_;
+  int turn_ = 0;
   Header* header_ = nullptr;
   char* parts_ = nullptr;
 };
@@ -191,6 +220,15 @@ std::map<std::string, std::unique_ptr<Segment>>& Segments() {
 // Small types are added in float.
 template <typename T> struct Sum { using Type = float; };
 template <> struct Sum<double> { using Type = double; };
+
+template <typename T>
+bool IsFinite(const T* values, int64_t count) {
+  using S = typename Sum<T>::Type;
+  for (int64_t k = 0; k < count; ++k) {
+    if (!std::isfinite(static_cast<S>(values[k]))) return false;
+  }
+  return true;
+}
 
 template <typename T>
 class NodeMeanOp : public OpKernel {
@@ -219,15 +257,30 @@ class NodeMeanOp : public OpKernel {
       mine += tensor.NumElements();
     }
     OP_REQUIRES_OK(context, segment->Meet());
-    AddUp(*segment, total * ranks_.rank / ranks_.size, total * (ranks_.rank + 1) / ranks_.size);
-    OP_REQUIRES_OK(context, segment->Meet());
-    const T* result = segment->Result<T>();
+    bool is_suspect = false;
+    if (segment->shares_work) {
+      const int64_t begin = total * ranks_.rank / ranks_.size, end = total * (ranks_.rank + 1) / ranks_.size;
+      segment->Suspect(AddUp(*segment, begin, end, segment->Result<T>() + begin));
+      OP_REQUIRES_OK(context, segment->Meet());
+      is_suspect = segment->IsSuspect();
+    }
+    int64_t done = 0;
     for (int i = 0; i < tensors.size(); ++i) {
       Tensor* mean = nullptr;
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({i}, i, tensors[i].shape(), &mean));
-      memcpy(mean->data(), result, mean->NumElements() * sizeof(T));
-      result += mean->NumElements();
+      const int64_t count = mean->NumElements();
+      if (segment->shares_work) {
+        memcpy(mean->data(), segment->Result<T>() + done, count * sizeof(T));
+      } else {
+        is_suspect |= AddUp(*segment, done, done + count, static_cast<T*>(mean->data()));
+      }
+      done += count;
     }
+    Tensor* nonfinite = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(tensors.size(), {2, tensors.size()}, &nonfinite));
+    nonfinite->matrix<bool>().setConstant(false);
+    if (is_suspect) LookAt(context, segment->Part<T>(ranks_.rank), nonfinite);
+    if (!segment->shares_work) segment->TakeTurns();
   }
 
  private:
@@ -243,10 +296,12 @@ class NodeMeanOp : public OpKernel {
     return absl::OkStatus();
   }
 
-  void AddUp(const Segment& segment, int64_t begin, int64_t end) const {
+  // Add up some elements over all ranks; return true if their means must be looked at.
+  bool AddUp(const Segment& segment, int64_t begin, int64_t end, T* result) const {
     using S = typename Sum<T>::Type;
     const S scale = S(1) / S(ranks_.size);
     S sum[kBlock];
+    S lanes[kLanes] = {};
     for (int64_t at = begin; at < end; at += kBlock) {
       const int64_t count = std::min(kBlock, end - at);
       const T* first = segment.Part<T>(0) + at;
@@ -255,8 +310,33 @@ class NodeMeanOp : public OpKernel {
         const T* part = segment.Part<T>(rank) + at;
         for (int64_t k = 0; k < count; ++k) sum[k] += static_cast<S>(part[k]);
       }
-      T* result = segment.Result<T>() + at;
-      for (int64_t k = 0; k < count; ++k) result[k] = static_cast<T>(sum[k] * scale);
+      int64_t k = 0;
+      for (; k + kLanes <= count; k += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const T mean = static_cast<T>(sum[k + lane] * scale);
+          result[k + lane] = mean;
+          lanes[lane] += static_cast<S>(mean);
+        }
+      }
+      for (; k < count; ++k) {
+        result[k] = static_cast<T>(sum[k] * scale);
+        lanes[0] += static_cast<S>(result[k]);
+      }
+      result += count;
+    }
+    S all = 0;
+    for (int lane = 0; lane < kLanes; ++lane) all += lanes[lane];
+    return !std::isfinite(all);
+  }
+
+  // Write for each tensor whether its mean is not finite, then whether this rank's own is not.
+  void LookAt(OpKernelContext* context, const T* mine, Tensor* nonfinite) const {
+    for (int i = 0; i < context->num_inputs(); ++i) {
+      const Tensor& mean = *context->mutable_output(i);
+      const int64_t count = mean.NumElements();
+      nonfinite->matrix<bool>()(0, i) = !IsFinite(static_cast<const T*>(mean.data()), count);
+      nonfinite->matrix<bool>()(1, i) = !IsFinite(mine, count);
+      mine += count;
     }
   }
 
@@ -267,6 +347,7 @@ class NodeMeanOp : public OpKernel {
 REGISTER_OP("HvdtrainNodeMean")
     .Input("tensors: N * T")
     .Output("means: N * T")
+    .Output("nonfinite: bool")
     .Attr("N: int >= 1")
     .Attr("T: {float, double, half, bfloat16}")
     .Attr("segment: string")
@@ -276,7 +357,9 @@ REGISTER_OP("HvdtrainNodeMean")
     .Attr("patience_s: int = 60")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* context) {
-      for (int i = 0; i < context->num_inputs(); ++i) context->set_output(i, context->input(i));
+      const int count = context->num_inputs();
+      for (int i = 0; i < count; ++i) context->set_output(i, context->input(i));
+      context->set_output(count, context->Matrix(2, count));
       return absl::OkStatus();
     });
 

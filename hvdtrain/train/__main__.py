@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.errors import NotFoundError
+from hvdtrain.errors import ExitCode, NotFoundError, StoppedError
 from hvdtrain.launch.rank import rank_info
 from hvdtrain.plan import Plan
 from hvdtrain.rundir import RunDir, read_json, write_text
@@ -31,11 +31,12 @@ def main() -> None:
         forget_earlier_failure(run.failure(rank))
         stream = redirect_to_log(run.log(rank), is_rank0=rank == 0)
         has_bar = os.environ.get("HVDTRAIN_PROGRESS") == "bar"
-        work(run, arguments, Console(stream if rank == 0 else None, has_bar=has_bar))
+        code = work(run, arguments, Console(stream if rank == 0 else None, has_bar=has_bar))
     except BaseException as error:
         fail(error, rank=rank, record=run.failure(rank), console=stream)
     sys.stdout.flush()
     sys.stderr.flush()
+    sys.exit(code)
 
 
 def parse() -> argparse.Namespace:
@@ -45,31 +46,63 @@ def parse() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--evaluate", type=Path, metavar="RESULT", help="evaluate the newest checkpoint into a JSON file")
     what.add_argument("--check", action="store_true", help="build the model and load the data, then stop")
+    what.add_argument("--export", type=Path, metavar="RESULT", help="export the newest checkpoint, and say how in JSON")
+    parser.add_argument("--format", choices=("keras", "savedmodel", "weights"), help="form of the export")
+    parser.add_argument("--output", type=Path, help="where the export goes; what is there is replaced")
     return parser.parse_args()
 
 
-def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> None:
-    """Read the plan, wake up, and do what was asked."""
+def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
+    """Read the plan, wake up, do what was asked, and return the exit code."""
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
     plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-    if run.finished.exists() and not (arguments.evaluate or arguments.check):
+    trains = not (arguments.evaluate or arguments.check or arguments.export)
+    if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")
-        return
-    world = wake_up(os.environ, num_ranks=1 if arguments.evaluate or arguments.check else plan.num_ranks)
-    from hvdtrain.train import trainer
+        return int(ExitCode.OK)
+    world = wake_up(
+        os.environ,
+        num_ranks=plan.num_ranks if trains else 1,
+        is_deterministic=plan.config["training"]["deterministic"],
+    )
+    from hvdtrain.train import initial_weights, trainer
     from hvdtrain.train.job import Job, prepare
 
     folder = Path(read_json(run.origin).get("folder", "."))
     job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console)
+    code = int(ExitCode.OK)
     if arguments.evaluate:
         write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
+    elif arguments.export:
+        from hvdtrain.train.export import export
+
+        done = export(job, kind=arguments.format, output=arguments.output)
+        write_text(arguments.export, json.dumps(done) + "\n")
     elif arguments.check:
-        prepare(job)
+        _, model = prepare(job)
+        initial_weights.load(job, model)
     else:
         describe_environment(job, world)
-        trainer.train(job)
+        code = train_or_stop(job)
     world.comm.shutdown()
+    return code
+
+
+def train_or_stop(job: Any) -> int:
+    """Train; return the exit code, also of a stop that was asked for. All ranks end together: the state is saved."""
+    from hvdtrain.train import trainer
+
+    try:
+        trainer.train(job)
+        return int(ExitCode.OK)
+    except StoppedError as stop:
+        job.comm.gather_json("stopped", name="barrier")
+        if job.comm.rank == 0:
+            write_text(job.run.exit, f"{int(stop.exit_code)}\n")  # not every launcher passes the code on
+            job.console.say(f"stopped: {stop}")
+        job.comm.gather_json("told", name="barrier")
+        return int(stop.exit_code)
 
 
 def describe_environment(job: Any, world: World) -> None:

@@ -6,14 +6,21 @@ Objects travel as JSON, never pickled.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from hvdtrain.train import compat
 from hvdtrain.train.node_mean import NodeMean, leave
+from hvdtrain.train.nonfinite import Averaged, is_suspect, look, looked_at
+
+T = TypeVar("T")
+
+PIECE_BYTES = 2**24  # of each rank in one message of gathered arrays
 
 
 class Comm(Protocol):
@@ -26,6 +33,14 @@ class Comm(Protocol):
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
         """Return the mean of each tensor over all ranks. Works inside `tf.function`; one collective per dtype."""
+        ...
+
+    def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the same means, and which of them and of this rank's tensors are not finite."""
+        ...
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return each tensor combined over all ranks by Adasum. Works inside `tf.function`."""
         ...
 
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
@@ -42,6 +57,16 @@ class Comm(Protocol):
 
     def gather_json(self, value: Any, name: str) -> list[Any]:
         """Return every rank's value, in rank order. Also a barrier."""
+        ...
+
+    def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
+        """Return every rank's array, in rank order; they differ in the first dimension at most.
+
+        Args:
+            array: This rank's.
+            name: Of the collective.
+            keep: False returns nothing here, and what arrives is not kept.
+        """
         ...
 
     def shutdown(self) -> None:
@@ -61,6 +86,14 @@ class SoloComm:
         """Return the tensors as they are."""
         return list(tensors)
 
+    def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the tensors as they are, looked at."""
+        return looked_at(tensors, tensors)
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return the tensors as they are."""
+        return list(tensors)
+
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Return the rows, each index once."""
         return add_equal_rows(rows)
@@ -77,12 +110,20 @@ class SoloComm:
         """Return the value alone."""
         return [json.loads(json.dumps(value))]
 
+    def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
+        """Return the array alone."""
+        return [array] if keep else []
+
     def shutdown(self) -> None:
         """Do nothing."""
 
 
 class HorovodComm:
-    """The ranks of a Horovod world; `horovod.tensorflow` must have been initialised."""
+    """The ranks of a Horovod world; `horovod.tensorflow` must have been initialised.
+
+    Names inside a training step go without TensorFlow's name scope: it holds the names of layers, which have other
+    numbers on a rank that has built another model before.
+    """
 
     def __init__(self, hvd: Any) -> None:
         self._hvd = hvd
@@ -93,27 +134,63 @@ class HorovodComm:
         self.local_size: int = hvd.local_size()
 
     def average(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-        """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
-        if self.size == 1:
-            return list(tensors)
-        return by_dtype(tensors, lambda group: self._average_group(group, name))
+        """Return the mean of each tensor over all ranks."""
+        return self.average_and_look(tensors, name).means
 
-    def _average_group(self, group: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+    def average_and_look(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the mean of each tensor over all ranks: through shared memory if possible, else through Horovod."""
+        if self.size == 1 or not tensors:
+            return looked_at(tensors, tensors)
+        name = compat.name_in_graph(name)
+        if len({tensor.dtype for tensor in tensors}) == 1:
+            return self._average_group(tensors, name)
+
+        def collective(group: Sequence[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
+            averaged = self._average_group(group, name)
+            return list(zip(averaged.means, tf.unstack(averaged.nonfinite, axis=1), strict=True))
+
+        means, marks = zip(*by_dtype(tensors, collective), strict=True)
+        return Averaged(list(means), tf.stack(marks, axis=1))
+
+    def _average_group(self, group: Sequence[tf.Tensor], name: str) -> Averaged:
         if self.node_mean and self.node_mean.takes(group, name):
             return self.node_mean.mean(group, name)
-        return on_flat_buffer(group, lambda flat: self._allreduce(flat, name))
+        suspicions = []
+
+        def allreduce(flat: tf.Tensor) -> tf.Tensor:
+            mean = self._allreduce(flat, name)
+            suspicions.append(is_suspect(mean))
+            return mean
+
+        means = on_flat_buffer(group, allreduce)
+        return Averaged(means, look(group, means, suspicions[0]))
 
     def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(flat, op=self._hvd.Average, name=f"hvdtrain.{name}.{flat.dtype.name}")
+        name = f"hvdtrain.{name}.{flat.dtype.name}"
+        return self._hvd.allreduce(flat, op=self._hvd.Average, name=name, ignore_name_scope=True)
+
+    def adasum(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
+        """Return each tensor combined by Horovod's Adasum, for which the number of ranks is a power of two."""
+        if self.size == 1:
+            return list(tensors)
+        name = compat.name_in_graph(name)
+        return [
+            self._hvd.allreduce(
+                tensor, op=self._hvd.Adasum, name=f"hvdtrain.{name}.adasum.{place}", ignore_name_scope=True
+            )
+            for place, tensor in enumerate(tensors)
+        ]
 
     def average_rows(self, rows: tf.IndexedSlices, name: str) -> tf.IndexedSlices:
         """Return the mean over ranks: what each rank has is gathered, and equal rows are added."""
         mine = add_equal_rows(rows)
         if self.size == 1:
             return mine
+        name = compat.name_in_graph(name)
         # Horovod gathers along the first dimension, and ranks may have different numbers of rows.
-        values = self._hvd.allgather(mine.values / self.size, name=f"hvdtrain.{name}.values")
-        indices = self._hvd.allgather(mine.indices, name=f"hvdtrain.{name}.indices")
+        gather = functools.partial(self._hvd.allgather, ignore_name_scope=True)
+        values = gather(mine.values / self.size, name=f"hvdtrain.{name}.values")
+        indices = gather(mine.indices, name=f"hvdtrain.{name}.indices")
         return add_equal_rows(tf.IndexedSlices(values, indices, mine.dense_shape))
 
     def sum_arrays(self, arrays: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
@@ -137,6 +214,24 @@ class HorovodComm:
         gathered = self._hvd.allgather(tf.constant(text), name=f"hvdtrain.{name}").numpy().tobytes()
         return [json.loads(part) for part in gathered.split(b"\0")[:-1]]
 
+    def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
+        """Return every rank's array, sent as raw bytes in pieces, since MPI counts them in 32 bits."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        sizes = self.gather_json([len(array), len(data)], name=f"{name}.sizes")
+        received: list[list[np.ndarray]] = [[] for _ in range(self.size)]
+        for begin in range(0, max(size for _, size in sizes), PIECE_BYTES):
+            piece = tf.constant(data[begin : begin + PIECE_BYTES])
+            pieces = self._hvd.allgather(piece, name=f"hvdtrain.{name}").numpy()
+            ends = np.cumsum([min(max(size - begin, 0), PIECE_BYTES) for _, size in sizes])
+            for mine, part in zip(received, np.split(pieces, ends[:-1]), strict=True):
+                mine += [part] * keep
+        if not keep:
+            return []
+        return [
+            np.concatenate([np.empty(0, np.uint8), *mine]).view(array.dtype).reshape(rows, *array.shape[1:])
+            for (rows, _), mine in zip(sizes, received, strict=True)
+        ]
+
     def shutdown(self) -> None:
         """Leave Horovod's world."""
         if self.node_mean:
@@ -151,6 +246,20 @@ class HorovodComm:
         return _unpack(collective(tf.constant(flat)).numpy().tobytes(), arrays)
 
 
+_joined: Comm = SoloComm()
+
+
+def joined() -> Comm:
+    """Return the ranks that this process has joined; itself alone before that."""
+    return _joined
+
+
+def join(comm: Comm) -> None:
+    """Make these the ranks that layers of this process talk to."""
+    global _joined
+    _joined = comm
+
+
 def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:
     """Return the same gradient with each index once, in rising order: its norm is then the gradient's norm."""
     order = tf.argsort(rows.indices, stable=True)
@@ -159,11 +268,9 @@ def add_equal_rows(rows: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(values, indices, rows.dense_shape)
 
 
-def by_dtype(
-    tensors: Sequence[tf.Tensor], collective: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]]
-) -> list[tf.Tensor]:
+def by_dtype(tensors: Sequence[tf.Tensor], collective: Callable[[Sequence[tf.Tensor]], Sequence[T]]) -> list[T]:
     """Apply `collective` to the tensors of each dtype together, in an order that is the same on every rank."""
-    results: dict[int, tf.Tensor] = {}
+    results: dict[int, T] = {}
     for dtype in sorted({tensor.dtype for tensor in tensors}, key=lambda dtype: dtype.name):
         places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
         results |= zip(places, collective([tensors[i] for i in places]), strict=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import api_export
+from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
 
@@ -29,7 +31,23 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
     """Return the [seed, counter] states of dropout and other random layers."""
-    return [generator.state for layer in all_layers(model) for generator in layer._seed_generators]
+    return unique([generator.state for layer in all_layers(model) for generator in layer._seed_generators])
+
+
+def general_seed_state() -> keras.Variable:
+    """Return the state that random operations draw from which were given no seed; it is made here if need be."""
+    return global_seed_generator().state
+
+
+def drawn_ahead(number: int, times: int) -> int:
+    """Return a number of the general seed state after so many further draws (`SeedGenerator.next(ordered=False)`).
+
+    >>> drawn_ahead(0, 0), drawn_ahead(0, 1), drawn_ahead(5387, 1) == drawn_ahead(0, 2)
+    (0, 5387, True)
+    """
+    for _ in range(times):
+        number = (number + 1) * 5387 % 933199
+    return number
 
 
 def moving_statistics(model: keras.Model) -> list[keras.Variable]:
@@ -44,6 +62,23 @@ def moving_statistics(model: keras.Model) -> list[keras.Variable]:
         if keras.backend.is_float_dtype(variable.dtype)
     ]
     return unique(found)
+
+
+def graph_notes() -> dict[str, Any]:
+    """Return notes that live as long as the graph that is being traced; outside of `tf.function` new ones each time."""
+    if tf.executing_eagerly():
+        return {}
+    graph = tf.compat.v1.get_default_graph()  # of a function: a proxy, which has no __dict__ of its own
+    if not hasattr(graph, "hvdtrain_notes"):
+        graph.hvdtrain_notes = {}
+    return graph.hvdtrain_notes
+
+
+def name_in_graph(name: str) -> str:
+    """Return a name that no other caller gets in the graph that is being traced; the first one gets `name` itself."""
+    taken = graph_notes().setdefault("names", Counter())
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}.{taken[name]}"
 
 
 def metric_leaves(model: keras.Model) -> Iterator[keras.metrics.Metric]:
@@ -61,13 +96,21 @@ def _leaves(metric: keras.metrics.Metric) -> Iterator[keras.metrics.Metric]:
         yield metric
 
 
-def metric_variables(model: keras.Model) -> list[keras.Variable]:
-    """Return what the metrics accumulate in, the loss's first, in an order that is the same on every rank."""
-    return [variable for metric in metric_leaves(model) for variable in metric.variables]
+def validation_data(model: keras.Model) -> Any:
+    """Return the dataset that `fit` validates on, or None outside of `fit`."""
+    iterator = getattr(model, "_eval_epoch_iterator", None)
+    adapter = iterator.data_adapter if iterator is not None else None
+    return getattr(adapter, "_dataset", None) or getattr(adapter, "py_dataset", None)
 
 
-def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int) -> None:
+def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int, then: Callable[[Any], None]) -> None:
     """Let the next calls of the train function take their batches and do nothing, until `steps` batches are gone.
+
+    Args:
+        model: Its train function has been made.
+        steps: Batches to pass over, more than none.
+        steps_per_epoch: Steps of a whole epoch.
+        then: Called with the last of these batches, before anything is trained.
 
     Raises:
         UserCodeError: If a call would be left in part.
@@ -81,23 +124,62 @@ def skip_steps(model: keras.Model, steps: int, *, steps_per_epoch: int) -> None:
     train = model.train_function
     left = steps
 
-    def skip_or_train(iterator: Any) -> Any:
+    def skip(iterator: Any) -> Any:
         nonlocal left
-        if not left:
-            return train(iterator)
         taken = min(per_call, left)
         for _ in range(taken):
-            next(iterator)
+            batch = next(iterator)
         left -= taken
+        if not left:
+            then(batch)
+            model.train_function = train
         return {}
 
-    model.train_function = skip_or_train
+    model.train_function = skip
+
+
+def build_metrics(model: keras.Model, batch: Any) -> None:
+    """Make the variables of compiled metrics, which Keras makes while it traces the first step."""
+    model._symbolic_build(data_batch=batch)
 
 
 def steps_taken(model: keras.Model) -> int:
     """Return how often the optimizer was called: with accumulated gradients more often than weights changed."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     return int(to_array(optimizer._iterations))
+
+
+def next_step(optimizer: Any) -> Any:
+    """Return the number of the step an optimizer is about to take, from 1, as a tensor."""
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations.value + 1
+
+
+def path_of(variable: Any) -> str:
+    """Return a variable's path; a plain `tf.Variable` has a name only."""
+    return str(getattr(variable, "path", variable.name))
+
+
+def float_state(optimizer: Any, weights: Iterable[Any]) -> dict[str, tf.Variable]:
+    """Return weights and optimizer slots by path, as `tf.Variable`; counters are left out."""
+    variables = {path_of(variable): raw(variable) for variable in (*weights, *optimizer.variables)}
+    return {path: variable for path, variable in variables.items() if variable.dtype.is_floating}
+
+
+def built_for(optimizer: Any, variables: list[Any] | None) -> list[Any]:
+    """Build an optimizer as its own `apply` would, and return the variables that it is applied to."""
+    if variables is None:
+        return list(getattr(optimizer, "_trainable_variables", []))
+    if not optimizer.built:
+        with keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(variables)
+        optimizer.built = True
+    return variables
+
+
+def loss_totals(model: keras.Model) -> list[keras.Variable]:
+    """Return what the loss of an epoch, and those of several outputs, are added up in."""
+    metrics = [model._loss_tracker, *(model._compile_loss.metrics if model._compile_loss is not None else [])]
+    return [variable for metric in metrics if metric is not None for variable in metric.variables]
 
 
 def accumulators(optimizer: Any) -> list[keras.Variable]:
@@ -124,7 +206,9 @@ def unique(variables: list[keras.Variable]) -> list[keras.Variable]:
 
 
 def raw(variable: keras.Variable) -> Any:
-    """Return the `tf.Variable` inside a Keras variable, read without an autocast."""
+    """Return the `tf.Variable` inside a Keras variable, read without an autocast; a plain one is its own."""
+    if not isinstance(variable, keras.Variable):
+        return variable
     return variable._value if hasattr(variable, "_value") else variable.value
 
 

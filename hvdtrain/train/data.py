@@ -1,23 +1,29 @@
-"""Batches for `model.fit`: arrays in a world-size-independent order, and the user's own tf.data cut into parts."""
+"""Batches for `model.fit` from arrays, in a world-size-independent order, and one rank's part of test data."""
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from hvdtrain import scaling
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.order import NO_EXAMPLE, Order
-
-
-UNSEEDED = (
-    "the dataset is shuffled without a seed, so each rank has its own order and the parts would overlap; "
-    "write shuffle(n, seed=0) (it still differs from epoch to epoch), or shuffle after shard"
+from hvdtrain.train.deal import (
+    UNSEEDED,
+    DealtBatches,
+    batch_digest,
+    deal,
+    has_unseeded_shuffle,
+    neighbours,
+    require_equal,
+    tuples,
 )
+from hvdtrain.train.order import NO_EXAMPLE, Order
 
 
 class EpochBatches:
@@ -26,22 +32,29 @@ class EpochBatches:
     Args:
         arrays: (x, y), (x, y, sample weights) or any nest of arrays that share their first dimension.
         order: Which examples at which step.
+        epoch: The first epoch; None if it must be told.
     """
 
-    def __init__(self, arrays: Any, order: Order) -> None:
+    def __init__(self, arrays: Any, order: Order, *, epoch: int | None = 0) -> None:
         self.order = order
-        self.epoch = 0
-        self._tensors = tf.nest.map_structure(tf.convert_to_tensor, arrays)
+        self.epoch = epoch
+        self._tensors = tf.nest.map_structure(tf.convert_to_tensor, tuples(arrays))
 
     def dataset(self) -> tf.data.Dataset:
         """Return a dataset that yields one epoch, and the next one each time it is iterated anew."""
         rows = tf.data.Dataset.range(1).map(self._rows).flat_map(tf.data.Dataset.from_tensor_slices)
         batches = rows.map(self._gather if self.order.is_even else self._gather_some).prefetch(2)
-        return batches.apply(tf.data.experimental.assert_cardinality(self.order.steps_per_epoch)).with_options(quiet())
+        batches = batches.apply(tf.data.experimental.assert_cardinality(self.order.steps_per_epoch))
+        return mark(batches.with_options(quiet()), self)
 
     def _rows(self, _: tf.Tensor) -> tf.Tensor:
-        rows = tf.numpy_function(lambda: self.order.batches(self.epoch), [], tf.int64)
+        rows = tf.numpy_function(self._rows_of_this_epoch, [], tf.int64)
         return tf.ensure_shape(rows, (self.order.steps_per_epoch, self.order.batch_size))
+
+    def _rows_of_this_epoch(self) -> np.ndarray:
+        if self.epoch is None:
+            raise UserCodeError("which epoch is it? Say whose data they are: callbacks=hk.callbacks([...], data=...)")
+        return self.order.batches(self.epoch)
 
     def _gather(self, row: tf.Tensor) -> Any:
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, row), self._tensors)
@@ -60,46 +73,113 @@ def quiet() -> tf.data.Options:
     return options
 
 
+def mark(dataset: tf.data.Dataset, origin: Any) -> tf.data.Dataset:
+    """Let a dataset, and those made from it, say where they come from."""
+    dataset.hvdtrain_origin = origin
+    return dataset
+
+
+def origin(data: Any) -> Any:
+    """Return what a dataset, or one that it was made from, was marked with, or None."""
+    found = getattr(data, "hvdtrain_origin", None)
+    if found is not None or not isinstance(data, tf.data.Dataset):
+        return found
+    return next((found for inner in data._inputs() if (found := origin(inner)) is not None), None)
+
+
+def training_part(
+    data: Any, comm: Comm, *, batch_size: int | None, seed: int, remainder: str, length: int | None
+) -> Any:
+    """Return what `hk.shard` returns, which says what that is."""
+    if callable(data) or isinstance(data, (tf.data.Dataset, keras.utils.PyDataset, types.GeneratorType)):
+        if batch_size is not None or remainder != "drop":
+            raise UserCodeError("batch_size and remainder are for arrays; a dataset comes with batches of its own")
+        return deal(data, comm, length=length)
+    if batch_size is None:
+        raise UserCodeError("arrays need the examples of one rank in a step: hk.shard((x, y), batch_size=32)")
+    return array_batches(data, comm, batch_size=batch_size, seed=seed, remainder=remainder).dataset()
+
+
+def array_batches(arrays: Any, comm: Comm, *, batch_size: int, seed: int, remainder: str) -> EpochBatches:
+    """Return this rank's batches of arrays that are the same on every rank. A collective.
+
+    Args:
+        arrays: As for `EpochBatches`.
+        comm: The ranks.
+        batch_size: Examples of one rank in a step.
+        seed: Decides the order.
+        remainder: `drop` the last incomplete global batch, or `pad`: use it, each example with its weight.
+
+    Raises:
+        UserCodeError: If there are too few examples, or other ones on other ranks.
+    """
+    if remainder not in ("drop", "pad"):
+        raise UserCodeError(f"remainder must be 'drop' or 'pad'; got {remainder!r}")
+    num_examples, per_step = count(arrays), batch_size * comm.size
+    whole, rest = divmod(num_examples, per_step)
+    steps = whole + (remainder == "pad" and rest >= comm.size)
+    if steps == 0:
+        most = num_examples // comm.size
+        advice = f"use batch_size={most} at most" if most else f"use {num_examples} ranks at most"
+        raise UserCodeError(
+            f"{num_examples} examples cannot fill one global batch of {batch_size} x {comm.size} ranks; {advice}"
+        )
+    ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), tuples(arrays))
+    facts = {"number of examples": num_examples, "first and last example": batch_digest(ends)}
+    facts |= {"batch_size": batch_size, "seed": seed, "remainder": remainder}
+    require_equal(facts, comm, "load and shuffle them alike on all ranks; shard gives each rank its part")
+    return EpochBatches(arrays, Order(num_examples, per_step, steps, seed, comm.rank, comm.size), epoch=None)
+
+
 @dataclass(frozen=True)
 class EvaluationPart:
     """One rank's part of the test data.
 
     Args:
-        batches: What to evaluate.
+        batches: What to evaluate; marked with this object.
         counts: False on a rank that has no example of its own: it evaluates one that is not counted, because Keras
             cannot evaluate nothing.
     """
 
-    batches: tf.data.Dataset
+    batches: Any
     counts: bool = True
 
+    def __post_init__(self) -> None:
+        mark(self.batches, self)
 
-def evaluation_part(data: Any, *, batch_size: int, rank: int, size: int) -> EvaluationPart:
+
+def evaluation_part(data: Any, *, batch_size: int | None, rank: int, size: int) -> EvaluationPart:
     """Return one rank's part of the test data; the parts are disjoint and cover everything, unequal if need be.
 
     Args:
-        data: A nest of arrays, cut into runs of neighbours, or an unbatched `tf.data.Dataset`, dealt out in turn.
-        batch_size: Examples per step.
+        data: A nest of arrays, cut into runs of neighbours; a `tf.data.Dataset`, whose elements are dealt out in
+            turn; or a PyDataset, cut into runs of batches.
+        batch_size: Examples per step; None for a dataset that is batched already.
         rank: This rank.
         size: All ranks.
 
     Raises:
         UserCodeError: If there is no example at all, or the parts of a shuffled dataset would overlap.
     """
-    if not isinstance(data, tf.data.Dataset):
-        begin, end = scaling.shard_bounds(count(data), rank=rank, size=size)
-        if count(data) == 0:
-            raise UserCodeError("the test data hold no example")
-        counts = begin < end
-        part = tf.nest.map_structure(lambda array: array[begin:end] if counts else array[:1], data)
-        return EvaluationPart(tf.data.Dataset.from_tensor_slices(part).batch(batch_size).with_options(quiet()), counts)
-    if size > 1 and has_unseeded_shuffle(data):
-        raise UserCodeError(UNSEEDED)
-    mine = data.shard(size, rank)
-    counts = not is_empty(mine)
-    if not counts and is_empty(data):
-        raise UserCodeError("the test dataset yields no example")
-    return EvaluationPart((mine if counts else data.take(1)).batch(batch_size), counts)
+    if isinstance(data, tf.data.Dataset):
+        if size > 1 and has_unseeded_shuffle(data):
+            raise UserCodeError(UNSEEDED)
+        mine = data.shard(size, rank)
+        counts = not is_empty(mine)
+        if not counts and is_empty(data):
+            raise UserCodeError("the test dataset yields no example")
+        part = mine if counts else data.take(1)
+        return EvaluationPart(part if batch_size is None else part.batch(batch_size), counts)
+    if isinstance(data, keras.utils.PyDataset):
+        mine = neighbours(data, rank=rank, size=size)
+        return EvaluationPart(mine or DealtBatches(data, range(1)), len(mine) > 0)
+    begin, end = scaling.shard_bounds(count(data), rank=rank, size=size)
+    if count(data) == 0:
+        raise UserCodeError("the test data hold no example")
+    counts = begin < end
+    part = tf.nest.map_structure(lambda array: array[begin:end] if counts else array[:1], tuples(data))
+    batches = tf.data.Dataset.from_tensor_slices(part).batch(batch_size or 32)
+    return EvaluationPart(batches.with_options(quiet()), counts)
 
 
 def is_empty(dataset: tf.data.Dataset) -> bool:
@@ -108,89 +188,18 @@ def is_empty(dataset: tf.data.Dataset) -> bool:
     return cardinality == 0 if cardinality >= 0 else next(iter(dataset), None) is None
 
 
-def shard(dataset: Any, *, rank: int, size: int) -> Any:
-    """Return this rank's part of a tf.data dataset: disjoint from the others', and as many elements on every rank.
-
-    Each element (one of your batches, if the dataset is batched) goes to one rank in turn; the last elements that
-    do not go round are left out, because a rank with one step more would wait forever for the others.
-
-    Args:
-        dataset: A `tf.data.Dataset` of known cardinality, the same on every rank.
-        rank: This rank.
-        size: All ranks.
-
-    Raises:
-        UserCodeError: If the cardinality is unknown or infinite, smaller than the number of ranks, or the
-            dataset is shuffled without a seed (then the parts of different ranks would overlap).
-    """
-    if not isinstance(dataset, tf.data.Dataset):
-        raise UserCodeError(f"shard needs a tf.data.Dataset; got {type(dataset).__name__}")
-    if size == 1:
-        return dataset
-    cardinality = int(dataset.cardinality())
-    if cardinality < 0:
-        kind = "infinite" if cardinality == tf.data.INFINITE_CARDINALITY else "unknown"
-        raise UserCodeError(
-            f"shard needs to know how many elements the dataset has, and its cardinality is {kind}; call shard before "
-            "repeat(), or state it: dataset.apply(tf.data.experimental.assert_cardinality(N))"
-        )
-    if cardinality < size:
-        raise UserCodeError(
-            f"the dataset has {cardinality} elements for {size} ranks; each rank needs one at least: "
-            "use smaller batches, or shard before batch()"
-        )
-    if has_unseeded_shuffle(dataset):
-        raise UserCodeError(UNSEEDED)
-    return dataset.take(cardinality - cardinality % size).shard(size, rank)
-
-
-def has_unseeded_shuffle(dataset: tf.data.Dataset) -> bool:
-    """Tell whether a dataset or one that it is made from is shuffled without a seed."""
-    return [0, 0] in shuffle_seeds(dataset)
-
-
-def shuffle_seeds(dataset: tf.data.Dataset) -> list[list[int]]:
-    """Return the pair of seeds of every shuffle in a dataset; [0, 0] means another order in every process."""
-    own = []
-    if "Shuffle" in type(dataset).__name__ and hasattr(dataset, "_seed"):
-        own = [[int(tf.get_static_value(seed) or 0) for seed in (dataset._seed, dataset._seed2)]]
-    return own + [seeds for inner in dataset._inputs() for seeds in shuffle_seeds(inner)]
-
-
-def check_same_everywhere(dataset: tf.data.Dataset, comm: Comm) -> None:
-    """Compare length and order of a dataset across ranks, before it is cut into parts. A collective.
-
-    Raises:
-        UserCodeError: On all ranks alike, if the parts would overlap or differ in length.
-    """
-    mine = {"cardinality": int(dataset.cardinality()), "shuffle seeds": shuffle_seeds(dataset)}
-    gathered = comm.gather_json(mine, name="shard")
-    for rank, theirs in enumerate(gathered):
-        for key, value in gathered[0].items():
-            if theirs[key] != value:
-                raise UserCodeError(
-                    f"shard needs the same dataset on every rank, but its {key} is {value} on rank 0 and {theirs[key]} "
-                    f"on rank {rank}; use the same files, and the same seed in shuffle, on all ranks"
-                )
-
-
-def user_dataset_batches(dataset: tf.data.Dataset, *, batch_size: int, steps: int, rank: int, size: int) -> Any:
-    """Return one rank's batches of the user's unbatched dataset, exactly `steps` of them."""
-    part = shard(dataset, rank=rank, size=size).batch(batch_size, drop_remainder=True).take(steps)
-    return part.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
-
-
 def count(arrays: Any) -> int:
     """Return the examples in a nest of arrays; all must agree.
 
     Raises:
-        UserCodeError: If the first dimensions differ.
+        UserCodeError: If the first dimensions differ, or something else than an array is among them.
     """
-    lengths = {len(np.asarray(array)) if not hasattr(array, "shape") else array.shape[0] for array in _leaves(arrays)}
+    leaves = tf.nest.flatten(tuples(arrays))
+    strange = [leaf for leaf in leaves if not len(getattr(leaf, "shape", ()))]
+    if strange or not leaves:
+        found = f"{strange[0]!r}"[:60] if strange else "nothing"
+        raise UserCodeError(f"expected arrays with one row per example, or tuples and dicts of such; got {found}")
+    lengths = {int(leaf.shape[0]) for leaf in leaves}
     if len(lengths) != 1:
         raise UserCodeError(f"the arrays of one data set must have as many examples each; got {sorted(lengths)}")
-    return int(lengths.pop())
-
-
-def _leaves(arrays: Any) -> list[Any]:
-    return list(tf.nest.flatten(arrays))
+    return lengths.pop()

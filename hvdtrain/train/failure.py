@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from hvdtrain.errors import ExitCode, HvdtrainError
+from hvdtrain.errors import ExitCode, HvdtrainError, UserCodeError
 
 # A rank whose peer has failed waits this long for the launcher to end it, so that the first error stays on top.
 GRACE_S = 5.0
@@ -41,6 +42,17 @@ def is_echo(error: BaseException) -> bool:
     return "HorovodInternalError" in names or any(echo in text for echo in echoes)
 
 
+def explained(error: BaseException) -> BaseException:
+    """Return the explained error inside one that TensorFlow made of it, because it was raised in a data pipeline.
+
+    >>> class UnknownError(Exception): __module__ = "tensorflow.python"
+    >>> explained(UnknownError("UserCodeError: too short\\nTraceback ..."))
+    UserCodeError('too short')
+    """
+    found = re.search(r"\bUserCodeError: (.+)", str(error))
+    return UserCodeError(found[1]) if found and type(error).__module__.startswith("tensorflow") else error
+
+
 def fail(error: BaseException, *, rank: int, record: Path | None, console: TextIO | None = None) -> None:
     """Report an error and end this process with its exit code. Does not return.
 
@@ -51,6 +63,7 @@ def fail(error: BaseException, *, rank: int, record: Path | None, console: TextI
         console: Where people look.
     """
     console = console or sys.stderr
+    error = explained(error)
     code = exit_code(error)
     if is_echo(error):
         time.sleep(GRACE_S)

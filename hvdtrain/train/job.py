@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from hvdtrain.rundir import RunDir
 from hvdtrain.train import user_code
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
+from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import PeerFailedError, exit_code
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
@@ -37,6 +38,7 @@ class Job:
         folder: The configuration's folder, where the user's modules are looked for first.
         comm: The ranks.
         console: Where people look.
+        began: When this start of the run began, as `time.monotonic()` tells it.
     """
 
     plan: Plan
@@ -44,6 +46,7 @@ class Job:
     folder: Path
     comm: Comm
     console: Console
+    began: float = field(default_factory=time.monotonic)
 
     def write(self, kind: str, **values: Any) -> None:
         """Add a record to `metrics.jsonl`, on rank 0."""
@@ -118,10 +121,17 @@ def build(job: Job, data: Data) -> keras.Model:
 
 
 def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
-    """Compile with the plan's optimizer, distributed where there are several ranks."""
+    """Compile with the plan's optimizer, distributed so that each step is watched; one process averages with nobody.
+
+    Under MirroredStrategy Keras's optimizer adds up the devices' gradients by itself, after the place of ours.
+    """
     optimizer = make_optimizer(plan)
+    horovod = plan.config["horovod"]
+    exchange = Exchange(horovod["compression"], horovod["op"], horovod["num_groups"])
+    if plan.strategy != "mirrored":
+        optimizer = distribute(optimizer, comm, exchange, on_nonfinite=plan.config["sync"]["on_nonfinite"])
     model.compile(
-        optimizer=distribute(optimizer, comm) if plan.strategy == "horovod" else optimizer,
+        optimizer=optimizer,
         loss=plan.config["loss"],
         metrics=list(plan.config["metrics"]),
         steps_per_execution=plan.steps_per_execution,

@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from hvdtrain import native
 from hvdtrain.errors import EnvironmentNotFitError
+from hvdtrain.train import compat
+from hvdtrain.train.nonfinite import Averaged
 
 SHARED_MEMORY = Path("/dev/shm")
 DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
@@ -56,22 +58,30 @@ class NodeMean:
         if segment in self._segments:
             return True
         dtype = tensors[0].dtype
-        needed = dtype.size * sum(tensor.shape.num_elements() for tensor in tensors) * (self._size + 1)
+        # An upper bound: two sets of parts where each rank adds up all, one and the result where they share the work.
+        needed = dtype.size * sum(tensor.shape.num_elements() for tensor in tensors) * 2 * self._size
         if dtype not in DTYPES or needed > self._bytes_left:
             return False
         self._segments.add(segment)
         self._bytes_left -= needed
         return True
 
-    def mean(self, tensors: Sequence[tf.Tensor], name: str) -> list[tf.Tensor]:
-        """Return the mean of each tensor over all ranks. Works inside `tf.function`."""
+    def mean(self, tensors: Sequence[tf.Tensor], name: str) -> Averaged:
+        """Return the mean of each tensor over all ranks. Works inside `tf.function`.
+
+        One mean waits for the one before it: TensorFlow would start them in any order, and a rank that holds its
+        threads in one of them waits in vain for ranks that hold theirs in another.
+        """
         segment = self._segment(tensors, name)
-        means = self._operation(
-            tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
-        )
-        for mean, tensor in zip(means, tensors, strict=True):
+        notes = compat.graph_notes()
+        with tf.control_dependencies([notes["last_mean"]] if "last_mean" in notes else []):
+            result = self._operation(
+                tensors=tensors, segment=segment, rank=self._rank, size=self._size, spin_us=self._spin_us
+            )
+        notes["last_mean"] = result.means[0]
+        for mean, tensor in zip(result.means, tensors, strict=True):
             mean.set_shape(tensor.shape)
-        return list(means)
+        return Averaged(list(result.means), result.nonfinite)
 
     def _segment(self, tensors: Sequence[tf.Tensor], name: str) -> str:
         """Return the file that serves tensors of these sizes: a function traced again on one rank alone finds it."""

@@ -46,7 +46,12 @@ class Order:
     @property
     def is_even(self) -> bool:
         """Whether every replica has as many examples as the others in every step."""
-        return self.examples_per_step % self._sharers == 0 and self._in_last == self.examples_per_step
+        return self.examples_per_step % self._sharers == 0 and self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last step of an epoch has as many examples as the others."""
+        return self._in_last == self.examples_per_step
 
     @property
     def loss_weights(self) -> tuple[float, float]:

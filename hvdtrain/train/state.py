@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -13,16 +14,16 @@ from hvdtrain.train.compat import to_array
 from hvdtrain.train.sync import plain_name, shared_variables
 
 
-def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[str, keras.Variable]:
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """Return every variable a checkpoint holds, under a name that is unique and readable.
 
     The position comes first because two layers may share a path; the optimizer's variables come last.
     """
     shared = shared_variables(model)
-    seeds = [(state.path, state) for state in compat.seed_states(model)]
+    seeds = [(state.path, state) for state in (*compat.seed_states(model), compat.general_seed_state())]
     num_optimizer = len(model.optimizer.variables) if model.optimizer is not None else 0
     own, slots = shared[: len(shared) - num_optimizer], shared[len(shared) - num_optimizer :]
-    groups = {"model": own, "seed": seeds, "optimizer": slots if with_optimizer else []}
+    groups = {"model": own, "seed": seeds, "optimizer": slots}
     return {
         f"{group}/{place:05d}/{plain_name(path)}": variable
         for group, variables in groups.items()
@@ -31,22 +32,24 @@ def named_variables(model: keras.Model, *, with_optimizer: bool = True) -> dict[
 
 
 def capture(
-    model: keras.Model, *, step: int, state: dict[str, Any], totals: dict[str, np.ndarray] | None = None
+    model: keras.Model, *, step: int, state: dict[str, Any], more: Mapping[str, np.ndarray] | None = None
 ) -> Checkpoint:
-    """Return a snapshot of everything the run needs to go on, with the metric totals of an epoch that is not done."""
+    """Return a snapshot of everything the run needs to go on, with `more` than the model itself holds."""
     arrays = {name: to_array(variable).copy() for name, variable in named_variables(model).items()}
-    return Checkpoint(step=step, state=state, arrays=arrays | (totals or {}))
+    return Checkpoint(step=step, state=state, arrays={**arrays, **(more or {})})
 
 
-def restore(model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool = True) -> None:
+def restore(
+    model: keras.Model, checkpoint: Checkpoint, *, with_optimizer: bool = True, with_seeds: bool = True
+) -> None:
     """Put a checkpoint's values into a model built from code.
 
     Raises:
         CorruptError: If names or shapes do not fit; nothing is assigned then.
     """
-    variables = named_variables(model, with_optimizer=with_optimizer)
-    wanted = ("model/", "seed/", "optimizer/") if with_optimizer else ("model/", "seed/")
-    arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(wanted)}
+    groups = ("model/", *["seed/"] * with_seeds, *["optimizer/"] * with_optimizer)
+    variables = {name: variable for name, variable in named_variables(model).items() if name.startswith(groups)}
+    arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(groups)}
     match_arrays(arrays, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
         variable.assign(_typed(arrays[name], variable))

@@ -53,7 +53,8 @@ def plain_name(path: str) -> str:
 
 def broadcast_state(model: keras.Model, comm: Comm) -> None:
     """Give every rank rank 0's weights, statistics, optimizer slots and random seeds."""
-    variables = [variable for _, variable in shared_variables(model)] + compat.seed_states(model)
+    variables = [variable for _, variable in shared_variables(model)]
+    variables += [*compat.seed_states(model), compat.general_seed_state()]
     received = comm.broadcast_arrays([to_array(variable) for variable in variables], name="state")
     for variable, array in zip(variables, received, strict=True):
         variable.assign(array)
@@ -65,6 +66,10 @@ def fold_seeds(model: keras.Model, rank: int) -> None:
     for state in compat.seed_states(model):
         seed, counter = to_array(state)
         state.assign(np.array([folded_seed(int(seed), rank), counter], state.dtype))
+    general = compat.general_seed_state()
+    first, second = to_array(general)
+    # Every draw takes both numbers one place further, so the second one stays ahead by the rank.
+    general.assign(np.array([first, compat.drawn_ahead(int(second), rank)], general.dtype))
 
 
 def folded_seed(seed: int, rank: int) -> int:
@@ -89,10 +94,15 @@ def is_finite(array: np.ndarray) -> bool:
 
     A finite sum proves it at a fraction of the cost; a sum that overflowed calls for the exact look.
     """
-    if array.dtype.kind not in "fc":
+    if array.dtype.kind not in "fc" and not keras.backend.is_float_dtype(array.dtype.name):  # bfloat16 is of kind V
         return True
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
+def nonfinite_names(model: keras.Model) -> list[str]:
+    """Return the names of those shared variables that hold NaN or infinity on this rank."""
+    return [name for name, variable in shared_variables(model) if not is_finite(to_array(variable))]
 
 
 def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
@@ -103,8 +113,9 @@ def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
     """
     names, arrays = zip(*((name, to_array(variable)) for name, variable in equal_now(model)), strict=True)
     bad = [name for name, array in zip(names, arrays, strict=True) if not is_finite(array)]
-    mine = {"digests": [digest(array) for array in arrays], "nonfinite": bad[:3]}
+    mine = {"digests": [digest(array) for array in arrays], "nonfinite": bad[:3], "step": step}
     gathered = comm.gather_json(mine, name="digests")
+    step = min(entry["step"] for entry in gathered)  # the counter itself may differ
     _raise_nonfinite(gathered, step)
     differing = find_differences(names, [entry["digests"] for entry in gathered])
     if differing:
@@ -119,10 +130,21 @@ def prove_in_sync(model: keras.Model, comm: Comm, *, step: int) -> str:
 def _raise_nonfinite(gathered: list[dict[str, Any]], step: int) -> None:
     found = [f"{name} on rank {rank}" for rank, entry in enumerate(gathered) for name in entry["nonfinite"]]
     if found:
-        raise OutOfSyncError(
-            f"not finite at step {step}: {', '.join(found[:4])} holds NaN or infinity; no later checkpoint is "
-            "written. Usual causes: the learning rate is too high (see `hvdtrain plan`), or the data hold such values"
-        )
+        raise nonfinite_error(step, found)
+
+
+def nonfinite_error(step: int, found: Sequence[str]) -> OutOfSyncError:
+    """Return the error about values that are not finite.
+
+    Args:
+        step: The first bad one that is known.
+        found: Names with their ranks.
+    """
+    more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
+    return OutOfSyncError(
+        f"not finite at step {step}: {', '.join(found[:4])}{more} holds NaN or infinity; no later checkpoint is "
+        "written. Usual causes: the learning rate is too high (see `hvdtrain plan`), or the data hold such values"
+    )
 
 
 def find_differences(names: Sequence[str], by_rank: Sequence[Sequence[str]]) -> list[str]:
@@ -175,4 +197,3 @@ def _first_difference(ours: Any, theirs: Any) -> tuple[Any, Any]:
                 return a, b
         return f"a list of {len(ours)}", f"a list of {len(theirs)}"
     return ours, theirs
-

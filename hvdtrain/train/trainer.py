@@ -9,17 +9,30 @@ from typing import Any
 import keras
 
 from hvdtrain import metrics as records
-from hvdtrain.errors import UserCodeError
+from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
-from hvdtrain.train import checkpoint, compat
-from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Resume, Saver, Setup, SyncProof, global_results
+from hvdtrain.train import checkpoint, compat, initial_weights
+from hvdtrain.train.callbacks import (
+    AgreeStop,
+    Finite,
+    GlobalMetrics,
+    Resume,
+    Saver,
+    Setup,
+    SyncProof,
+    TellEpoch,
+    WeighUneven,
+    global_results,
+)
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.record import Record, StopAtStep
-from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, user_dataset_batches
+from hvdtrain.train.callbacks.time_limit import TimeLimit
+from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
+from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
-from hvdtrain.train.optimizer import LossWeight, is_distributed
 from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore
+from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.user_code import Data
 
 
@@ -32,13 +45,20 @@ def train(job: Job) -> dict[str, Any]:
     began = time.time()
     plan = job.plan
     data, model = agreed(job.comm, lambda: prepare(job))
+    hint = small_batch_hint(model, plan.batch_size_per_replica)
+    if hint and plan.num_replicas > 1:
+        job.console.say(f"warning: {hint}")
     found, complaints = newest_checkpoint(job)
     for complaint in complaints:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
     epochs_done, steps_done = position(found)
+    if found is None:
+        agreed(job.comm, lambda: initial_weights.load(job, model))
     if found:
         within = f" and {steps_done} of {plan.steps_per_epoch} steps" if steps_done else ""
         job.console.say(f"resuming after epoch {epochs_done}{within} (step {found.step})")
+    if job.comm.rank == 0:
+        job.run.exit.unlink(missing_ok=True)
     job.write(
         "start",
         num_ranks=plan.num_ranks,
@@ -46,12 +66,12 @@ def train(job: Job) -> dict[str, Any]:
         initial_epoch=epochs_done,
         initial_steps=steps_done,
     )
-    batches = training_batches(job, data)
+    order = training_order(job)
+    batches = training_batches(job, data, order)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write, steps_done=steps_done)
-    fit(job, model, batches, test_part(job, data), found, proof, record)
+    fit(job, model, order, batches, test_part(job, data), found, proof, record)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
-        proof.check()
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
     job.comm.gather_json("done", name="barrier")  # nobody leaves while rank 0 still writes
     summary = summarise(job, model, record, proof, seconds=time.time() - began)
@@ -62,11 +82,11 @@ def train(job: Job) -> dict[str, Any]:
     return summary
 
 
-def training_batches(job: Job, data: Data) -> Any:
-    """Return what `fit` iterates over, and what must be told the epoch."""
+def training_order(job: Job) -> Order:
+    """Return which examples this replica sees at which step."""
     plan, comm = job.plan, job.comm
     divide = plan.config["data"]["epoch_splitting"] == "divide"
-    order = Order(
+    return Order(
         num_examples=plan.num_examples,
         examples_per_step=plan.batch_size_per_replica if divide else plan.global_batch_size,
         steps_per_epoch=plan.steps_per_epoch,
@@ -75,11 +95,20 @@ def training_batches(job: Job, data: Data) -> Any:
         size=comm.size,
         divide=divide,
     )
+
+
+def training_batches(job: Job, data: Data, order: Order) -> Any:
+    """Return what `fit` iterates over: batches of arrays must be told the epoch."""
     if data.is_indexable:
         return EpochBatches(data.train, order)
-    rank, size = (0, 1) if divide else (comm.rank, comm.size)
+    rank, size = (0, 1) if order.divide else (job.comm.rank, job.comm.size)
     return user_dataset_batches(
-        data.train, batch_size=order.batch_size, steps=plan.steps_per_epoch, rank=rank, size=size
+        data.train,
+        global_batch_size=order.examples_per_step,
+        steps=order.steps_per_epoch,
+        num_examples=order.num_examples,
+        rank=rank,
+        size=size,
     )
 
 
@@ -91,21 +120,10 @@ def test_part(job: Job, data: Data) -> EvaluationPart | None:
     return evaluation_part(data.test, batch_size=batch_size, rank=job.comm.rank, size=job.comm.size)
 
 
-class TellEpoch(keras.callbacks.Callback):
-    """Tell the data which epoch comes next."""
-
-    def __init__(self, batches: EpochBatches) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Set the epoch before Keras asks for an iterator."""
-        self._batches.epoch = epoch
-
-
 def fit(
     job: Job,
     model: keras.Model,
+    order: Order,
     batches: Any,
     test: EvaluationPart | None,
     found: checkpoint.Checkpoint | None,
@@ -127,26 +145,47 @@ def fit(
         found=found,
         on_saved=lambda path: job.write("checkpoint", path=path.name),
     )
+    limit = time_limit(job, saver, steps_done=steps_done)
     is_epochs = isinstance(batches, EpochBatches)
-    if is_epochs and not batches.order.is_even and is_distributed(model.optimizer):
-        model.optimizer.hvdtrain_reduction.weight = LossWeight(batches.order, steps_done)
-    model.fit(
-        batches.dataset() if is_epochs else batches,
-        epochs=plan.epochs,
-        initial_epoch=epochs_done,
-        validation_data=test.batches if test else None,
-        verbose=0,
-        callbacks=[
-            *([TellEpoch(batches)] if is_epochs else []),
-            Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
-            *([Resume(job.comm, found)] if found else []),
-            GlobalMetrics(job.comm, has_test_data=test is None or test.counts),
-            *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
-            proof,
-            record,
-            saver,
-            AgreeStop(job.comm),
-        ],
+    try:
+        model.fit(
+            batches.dataset() if is_epochs else batches,
+            epochs=plan.epochs,
+            initial_epoch=epochs_done,
+            validation_data=test.batches if test else None,
+            verbose=0,
+            callbacks=[
+                Setup(job.comm, restore=put_back, facts={"plan digest": plan.digest()}),
+                WeighUneven(job.comm, order, steps_done=steps_done),
+                *([TellEpoch(batches)] if is_epochs else []),
+                *([Resume(job.comm, found)] if found else []),
+                GlobalMetrics(job.comm),
+                Finite(job.comm, say=job.console.say),
+                proof,
+                record,
+                AgreeStop(job.comm),
+                *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
+                saver,
+                *([limit] if limit else []),
+            ],
+        )
+    except StoppedError:
+        saver.on_train_end()  # Keras calls no callback any more
+        raise
+
+
+def time_limit(job: Job, saver: Saver, *, steps_done: int) -> TimeLimit | None:
+    """Return what stops a run that is limited in time."""
+    training = job.plan.config["training"]
+    if training["max_minutes"] is None:
+        return None
+    return TimeLimit(
+        job.comm,
+        training["max_minutes"],
+        began=job.began,
+        save=saver.save,
+        steps_done=steps_done,
+        steps_per_update=training["gradient_accumulation_steps"],
     )
 
 

@@ -22,6 +22,7 @@ from hvdtrain.errors import UserCodeError
 from hvdtrain.names import did_you_mean
 from hvdtrain.train import compat
 from hvdtrain.train.data import count
+from hvdtrain.train.deal import tuples
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Data:
     """What a data source returned.
 
     Args:
-        train: (x, y) arrays, or an unbatched `tf.data.Dataset` of (x, y).
+        train: (x, y) or (x, y, sample weights), with tuples and dicts of arrays in place of one, or an unbatched
+            `tf.data.Dataset` of such.
         test: The same for evaluation, or None.
     """
 
@@ -108,8 +110,11 @@ def load_data(source: str, folder: Path, args: dict[str, Any], *, num_examples: 
 def _num_found(train: Any, source: str) -> int:
     if isinstance(train, tf.data.Dataset):
         return int(train.cardinality())
-    if not isinstance(train, tuple) or len(train) != 2:
-        raise UserCodeError(f"{source}: the training data must be a pair (x, y) of arrays; got {_describe(train)}")
+    if not isinstance(train, tuple) or len(train) not in (2, 3):
+        raise UserCodeError(
+            f"{source}: the training data must be a pair (x, y) of arrays, or (x, y, sample weights); "
+            f"got {_describe(train)}"
+        )
     return count(train)
 
 
@@ -122,15 +127,19 @@ def check_arrays(data: Data, model: keras.Model, loss: str, source: str) -> None
     for name, part in (("train", data.train), ("test", data.test)):
         if part is None or isinstance(part, tf.data.Dataset):
             continue
-        x, y = part
         count(part)
-        for place, array in enumerate(tf.nest.flatten(x)):
-            _check_finite(np.asarray(array), f"{source}: x_{name}" + (f" (input {place})" if place else ""))
+        x, y, *weights = tuples(part)
+        _check_all_finite(x, f"{source}: x_{name}", "input")
         output_shape = _output_shape(model, x, f"{source}: x_{name}")
-        for array in tf.nest.flatten(y):
-            _check_finite(np.asarray(array), f"{source}: y_{name}")
+        _check_all_finite(y, f"{source}: y_{name}", "output")
+        _check_all_finite(weights, f"{source}: sample weights of {name}", "output")
         if output_shape is not None and not tf.nest.is_nested(y):
             _check_labels(np.asarray(y), output_shape, loss, f"{source}: y_{name}")
+
+
+def _check_all_finite(arrays: Any, name: str, kind: str) -> None:
+    for place, array in enumerate(tf.nest.flatten(arrays)):
+        _check_finite(np.asarray(array), name + (f" ({kind} {place})" if place else ""))
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:

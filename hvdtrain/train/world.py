@@ -49,12 +49,13 @@ class World:
         return "auto" if self.is_rank0 else 0
 
 
-def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> World:
+def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None, is_deterministic: bool = False) -> World:
     """Bind cores, join Horovod's world if a launcher started several ranks, pin the GPU, and check that all agree.
 
     Args:
         environ: The process environment.
         num_ranks: What the plan says; None takes HVDTRAIN_NUM_RANKS, or trusts the launcher.
+        is_deterministic: Compute with one thread whatever the environment says, so that no sum depends on it.
 
     Raises:
         EnvironmentNotFitError: If the world is not the one that was planned or that the launcher states.
@@ -65,7 +66,8 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None) -> Worl
     cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
     comm = _horovod(info) if info.size > 1 else _solo()
     check_world(info, comm.rank, comm.size)
-    devices.set_threads(len(cores), environ)
+    _let_layers_join(comm)
+    devices.set_threads(*((1, {}) if is_deterministic else (len(cores), environ)))
     # A single process keeps all GPUs: MirroredStrategy uses them together.
     gpu = devices.claim_gpu(comm.local_rank, comm.local_size) if info.size > 1 else None
     reduction = _join_node(comm, cores, environ, has_gpu=gpu is not None) if info.size > 1 else "one process"
@@ -140,6 +142,12 @@ def _horovod(info: RankInfo) -> Any:
     hvd.init()
     devices.step_back(devices.threads() - before)
     return HorovodComm(hvd)
+
+
+def _let_layers_join(comm: Any) -> None:
+    from hvdtrain.train.comm import join
+
+    join(comm)
 
 
 def _join_node(comm: Any, cores: Sequence[int], environ: Mapping[str, str], *, has_gpu: bool) -> str:

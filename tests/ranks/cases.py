@@ -1,6 +1,8 @@
 """What is tried on real ranks. Each case returns JSON; test_ranks.py compares what the ranks returned."""
 
 import hashlib
+import importlib
+import pkgutil
 import types
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import AgreeStop, GlobalMetrics, Saver, Setup, SyncProof, on_this_rank
 from hvdtrain.train.comm import Comm, by_dtype, on_flat_buffer
 from hvdtrain.train.compat import seed_states, to_array
-from hvdtrain.train.data import EpochBatches, check_same_everywhere, evaluation_part, shard
+from hvdtrain.train.data import EpochBatches, evaluation_part
+from hvdtrain.train.deal import check_same_everywhere, shard
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.order import Order
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import capture, restore
 from hvdtrain.train.sync import broadcast_state, shared_variables
-from tests.ranks import saving, semantics
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -35,10 +37,13 @@ OPTIMIZERS = {
 
 
 def all_cases() -> dict:
-    """Return name -> case(comm, folder)."""
+    """Return name -> case(comm, folder), from every module of this folder."""
+    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = [importlib.import_module(f"tests.ranks.{name}") for name in names]
     cases: dict = {
         name.removeprefix("case_"): value
-        for name, value in {**globals(), **vars(semantics), **vars(saving)}.items()
+        for module in modules
+        for name, value in vars(module).items()
         if name.startswith("case_") and isinstance(value, types.FunctionType)
     }
     for name, make in OPTIMIZERS.items():

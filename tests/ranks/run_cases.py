@@ -4,19 +4,18 @@ One mpirun per world size runs them all, because importing TensorFlow takes long
 """
 
 import json
-import os
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 
-from hvdtrain.train.world import wake_up
+import hvdtrain.keras as hk
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     only = sys.argv[2:]
-    world = wake_up(os.environ)
+    world = hk.init()
     from tests.ranks import cases
 
     results = {}

@@ -14,6 +14,7 @@ from hvdtrain.train.callbacks import GlobalMetrics, Setup, SyncProof
 from hvdtrain.train.callbacks.global_metrics import is_summable
 from hvdtrain.train.comm import Comm, HorovodComm, SoloComm
 from hvdtrain.train.compat import to_array
+from hvdtrain.train.nonfinite import Averaged
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.sync import broadcast_state, prove_in_sync
 
@@ -156,9 +157,9 @@ class CountingComm(HorovodComm):
         self.node_mean = comm.node_mean
         self.count = tf.Variable(0)
 
-    def average(self, tensors: Any, name: str) -> list[tf.Tensor]:
+    def average_and_look(self, tensors: Any, name: str) -> Averaged:
         self.count.assign_add(1)
-        return super().average(tensors, name)
+        return super().average_and_look(tensors, name)
 
 
 def case_accumulation(comm: HorovodComm, folder: Any) -> dict:

@@ -36,7 +36,8 @@ class Results:
         return [results[case]["value"] for results in self._by_rank]
 
 
-def run_cases(folder: Path, size: int, reduction: str) -> Results:
+def rank_command(size: int, reduction: str, module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that start a Python module on every rank."""
     facts = gather_facts()
     assert facts.mpi is not None
     request = LaunchRequest(size, facts.num_cores or size)
@@ -46,13 +47,23 @@ def run_cases(folder: Path, size: int, reduction: str) -> Results:
     environ |= dict(setting.tokens[0].split("=", 1) for setting in settings)
     environ["HVDTRAIN_REDUCTION"] = reduction
     tokens = [token for setting in launcher.tokens(request) for token in setting.tokens]
-    command = [*tokens, sys.executable, "-m", "tests.ranks.run_cases", str(folder)]
+    return [*tokens, sys.executable, "-m", module, *arguments], environ
+
+
+def run_cases(folder: Path, size: int, reduction: str) -> Results:
+    log = run_module(folder, size, reduction, "tests.ranks.run_cases", str(folder))
+    files = [folder / f"rank_{rank}.json" for rank in range(size)]
+    by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
+    return Results(size, reduction, by_rank, log)
+
+
+def run_module(folder: Path, size: int, reduction: str, module: str, *arguments: str) -> str:
+    """Run a Python module on all ranks of a new world and return what they printed."""
+    command, environ = rank_command(size, reduction, module, *arguments)
     log = folder / "log.txt"
     with open(log, "wb") as file:
         subprocess.run(command, env=environ, stdout=file, stderr=file, timeout=TIMEOUT_S, check=False)
-    files = [folder / f"rank_{rank}.json" for rank in range(size)]
-    by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-    return Results(size, reduction, by_rank, log.read_text(errors="replace"))
+    return log.read_text(errors="replace")
 
 
 def all_equal(values: list) -> bool:

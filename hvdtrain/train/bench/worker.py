@@ -55,7 +55,7 @@ def wake(task: Task, info: RankInfo) -> Train:
         from hvdtrain.train.world import wake_up
 
         world = wake_up(os.environ, num_ranks=task.num_ranks)
-        comm = world.comm if task.kind in ("hvdtrain", "hvdtrain saving") else None
+        comm = world.comm if task.kind.startswith("hvdtrain") else None
     from hvdtrain.train.bench import keras_fit
 
     return partial(keras_fit.train, comm=comm)

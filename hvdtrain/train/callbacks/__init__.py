@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from hvdtrain.train.callbacks.agree import AgreeStop, on_this_rank
+from hvdtrain.train.callbacks.agree import AgreeStop
+from hvdtrain.train.callbacks.finite import Finite
 from hvdtrain.train.callbacks.global_metrics import GlobalMetrics, global_results
+from hvdtrain.train.callbacks.memory import Memory
 from hvdtrain.train.callbacks.resume import Resume
 from hvdtrain.train.callbacks.saver import Saver
 from hvdtrain.train.callbacks.setup import Setup
 from hvdtrain.train.callbacks.sync_proof import SyncProof
+from hvdtrain.train.callbacks.tell_epoch import TellEpoch, WeighUneven
+from hvdtrain.train.callbacks.users_own import check_callbacks, on_this_rank
 
-__all__ = ["AgreeStop", "GlobalMetrics", "Resume", "Saver", "Setup", "SyncProof", "global_results", "on_this_rank"]
+__all__ = [
+    "AgreeStop",
+    "Finite",
+    "GlobalMetrics",
+    "Memory",
+    "Resume",
+    "Saver",
+    "Setup",
+    "SyncProof",
+    "TellEpoch",
+    "WeighUneven",
+    "check_callbacks",
+    "global_results",
+    "on_this_rank",
+]

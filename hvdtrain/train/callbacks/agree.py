@@ -1,41 +1,70 @@
-"""The user's own callbacks under several ranks: writers on rank 0 only, and one decision for all."""
+"""One decision for all ranks to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from hvdtrain.train.comm import Comm
-
-# These write files; on other ranks they would write the same file again, at the same time.
-WRITERS = (
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.BackupAndRestore,
-    keras.callbacks.CSVLogger,
-    keras.callbacks.TensorBoard,
-    keras.callbacks.ProgbarLogger,
-    keras.callbacks.RemoteMonitor,
-)
-
-
-def on_this_rank(callbacks: Sequence[keras.callbacks.Callback], comm: Comm) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that run on this rank: all on rank 0, all but the writers elsewhere."""
-    return [callback for callback in callbacks if comm.rank == 0 or not isinstance(callback, WRITERS)]
+from hvdtrain.train.optimizer import Reduction, is_distributed
 
 
 class AgreeStop(keras.callbacks.Callback):
-    """Stop all ranks at the end of an epoch in which one of them decided to stop.
+    """Stop all ranks at the same step when one of them decides to stop.
 
-    Must be the last callback. A rank that stopped alone would leave the others waiting in the next allreduce.
+    A rank that left the loop alone would leave the others waiting in the next allreduce. So its decision is taken
+    back, and travels with the gradients of the next step: after that execution every rank knows, and all stop there,
+    between two updates. What was decided in an epoch's last execution is compared at the epoch's end.
+
+    Place it after the callbacks that may decide, and before those that act on the decision, such as `Saver`.
+
+    Args:
+        comm: The ranks.
     """
 
     def __init__(self, comm: Comm) -> None:
         super().__init__()
         self._comm = comm
+        self._is_asked = False
+
+    @property
+    def _reduction(self) -> Reduction | None:
+        optimizer = self.model.optimizer
+        return optimizer.hvdtrain_reduction if is_distributed(optimizer) else None
+
+    def ask(self) -> None:
+        """Ask all ranks to stop, from any one of them; they do after the next execution."""
+        self._is_asked = True
+        if self._reduction is not None:
+            self._reduction.wish.assign(1.0)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forget an earlier fit."""
+        self._is_asked = False
+        if self._reduction is not None:
+            self._reduction.wish.assign(0.0)
+            self._reduction.mean_wish.assign(0.0)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Turn this rank's decision into a wish, and do what all ranks know of."""
+        if self._comm.size == 1:
+            self.model.stop_training = self.model.stop_training or self._is_asked
+            return
+        if self.model.stop_training:
+            self.model.stop_training = False
+            self.ask()
+        if self._is_known() and (batch + 1) % self._steps_per_update() == 0:
+            self.model.stop_training = True
+
+    def _is_known(self) -> bool:
+        return self._reduction is not None and bool(self._reduction.mean_wish.numpy() > 0)
+
+    def _steps_per_update(self) -> int:
+        return getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Compare the decisions."""
-        if any(self._comm.gather_json(bool(self.model.stop_training), name="stop")):
+        """Compare the decisions of the epoch's end."""
+        mine = self._is_asked or bool(self.model.stop_training)
+        if any(self._comm.gather_json(mine, name="stop")):
             self.model.stop_training = True

@@ -15,10 +15,13 @@ import numpy as np
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
+from hvdtrain.train.data import EvaluationPart, origin
 
 
 def global_results(model: keras.Model, comm: Comm, *, counts: bool = True) -> dict[str, float]:
     """Return all metric values over the union of the ranks' data. A collective: call it on every rank.
+
+    The values are the same on all ranks; those of metrics that cannot be added are rank 0's.
 
     Args:
         model: Its metrics hold what this rank has seen.
@@ -34,7 +37,7 @@ def global_results(model: keras.Model, comm: Comm, *, counts: bool = True) -> di
     _assign(variables, summed)
     results = _scalars(model)
     _assign(variables, local)
-    return results
+    return comm.gather_json(results, name="rank0_metrics")[0] if local_only(model) else results
 
 
 def _scalars(model: keras.Model) -> dict[str, float]:
@@ -61,15 +64,12 @@ def _assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
 class GlobalMetrics(keras.callbacks.Callback):
     """Put global values into the logs before any other callback sees them.
 
-    Args:
-        comm: The ranks.
-        has_test_data: Whether this rank has test data of its own; if not, what it evaluates is not counted.
+    What a rank without an example of its own evaluates is not counted (`data.EvaluationPart`).
     """
 
-    def __init__(self, comm: Comm, *, has_test_data: bool = True) -> None:
+    def __init__(self, comm: Comm) -> None:
         super().__init__()
         self._comm = comm
-        self._has_test_data = has_test_data
         self._in_epoch = False
         self._train: dict[str, float] = {}
         self._validation: dict[str, float] = {}
@@ -85,7 +85,9 @@ class GlobalMetrics(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         """Take the evaluation's totals."""
-        self._validation = global_results(self.model, self._comm, counts=self._has_test_data)
+        part = origin(compat.validation_data(self.model))
+        counts = part.counts if isinstance(part, EvaluationPart) else True
+        self._validation = global_results(self.model, self._comm, counts=counts)
         if logs is not None:
             logs.update(self._validation)
 

@@ -76,7 +76,7 @@ class Record(keras.callbacks.Callback):
 
 
 class StopAtStep(keras.callbacks.Callback):
-    """End a run that was given in steps; every rank counts alike, so all stop together.
+    """End a run that was given in steps; every rank counts alike, so all stop together. Place it after `AgreeStop`.
 
     Args:
         total_steps: Steps of the run, from its very first epoch.

@@ -9,6 +9,7 @@ import numpy as np
 
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
+from hvdtrain.train.callbacks.global_metrics import is_summable
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
@@ -18,7 +19,7 @@ METRICS = "metrics/"
 
 def metric_totals(model: keras.Model, comm: Comm) -> dict[str, np.ndarray]:
     """Return what the metrics of this epoch hold, rank by rank, each of shape (ranks, ...). A collective."""
-    variables = compat.metric_variables(model)
+    variables = [variable for metric in compat.metric_leaves(model) for variable in metric.variables]
     stacks = [np.zeros((comm.size, *variable.shape)) for variable in variables]
     for stack, variable in zip(stacks, variables, strict=True):
         stack[comm.rank] = to_array(variable)
@@ -36,15 +37,20 @@ def put_back_totals(model: keras.Model, comm: Comm, arrays: dict[str, np.ndarray
         UserCodeError: If the model has other metrics than the one that was saved.
     """
     saved = [array for name, array in sorted(arrays.items()) if name.startswith(METRICS)]
-    variables = compat.metric_variables(model)
-    if [array.shape[1:] for array in saved] != [tuple(variable.shape) for variable in variables]:
+    metrics = [(metric, variable) for metric in compat.metric_leaves(model) for variable in metric.variables]
+    if [array.shape[1:] for array in saved] != [tuple(variable.shape) for _, variable in metrics]:
         raise UserCodeError("the checkpoint was saved within an epoch, with other metrics than the model has now")
-    for array, variable in zip(saved, variables, strict=True):
-        if len(array) == comm.size:
-            mine = array[comm.rank]
-        else:
-            mine = array.sum(axis=0) if comm.rank == 0 else np.zeros(array.shape[1:])
-        variable.assign(mine.astype(variable.dtype))
+    for array, (metric, variable) in zip(saved, metrics, strict=True):
+        variable.assign(_totals_of(array, comm, sums=is_summable(metric)).astype(variable.dtype))
+
+
+def _totals_of(array: np.ndarray, comm: Comm, *, sums: bool) -> np.ndarray:
+    """Return one rank's part of what all ranks of an earlier world held."""
+    if len(array) == comm.size:
+        return np.asarray(array[comm.rank])
+    if comm.rank != 0:
+        return np.zeros(array.shape[1:])
+    return np.asarray(array.sum(axis=0) if sums else array[0])
 
 
 class Resume(keras.callbacks.Callback):
@@ -61,16 +67,14 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         self._comm = comm
         self._found = found
-        self._steps_done = found.position[1]
-        self._is_first_epoch = True
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Let the train function pass over what is done."""
-        if self._steps_done:
-            compat.skip_steps(self.model, self._steps_done, steps_per_epoch=self.params["steps"])
+        steps_done = self._found.position[1]
+        if steps_done:
+            compat.skip_steps(self.model, steps_done, steps_per_epoch=self.params["steps"], then=self._go_on)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Put the totals of the interrupted epoch back, after Keras has reset them."""
-        if self._is_first_epoch and self._steps_done:
-            put_back_totals(self.model, self._comm, self._found.arrays)
-        self._is_first_epoch = False
+    def _go_on(self, batch: Any) -> None:
+        """Put the totals of the interrupted epoch back; Keras has reset them when the epoch began."""
+        compat.build_metrics(self.model, batch)
+        put_back_totals(self.model, self._comm, self._found.arrays)

@@ -12,6 +12,7 @@ import keras
 from hvdtrain.errors import CorruptError, UserCodeError
 from hvdtrain.train import checkpoint, compat
 from hvdtrain.train.background import BackgroundWriter
+from hvdtrain.train.callbacks.memory import Memory
 from hvdtrain.train.callbacks.resume import metric_totals
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.comm import Comm
@@ -21,19 +22,19 @@ from hvdtrain.train.state import capture
 class Saver(keras.callbacks.Callback):
     """Write a checkpoint every N epochs, every N steps, and at the end of training.
 
-    Place it after `SyncProof`, so that only a state proven equal on all ranks is saved. A save takes a copy and hands
-    it to a thread. What goes wrong there stops the training with the next batch, save or end of the fit; a process
-    that ends by an exception waits for the thread (see failure.py).
+    A save takes a copy and hands it to a thread. What goes wrong there stops the training with the next batch, save or
+    end of the fit; a process that ends by an exception waits for the thread (see failure.py).
 
     Args:
         comm: The ranks; rank 0 alone writes.
         root: The directory of checkpoints.
         every_epochs: Epochs between two; None for the end only.
         every_steps: Steps between two within an epoch; None for none. Saved where an execution ends.
-        prove: Called on all ranks before a save within an epoch; raises if ranks differ.
+        prove: Called on all ranks before each save; raises if ranks differ.
         keep: How many stay.
         state: What to remember beside the arrays.
         found: The checkpoint training starts from.
+        memory: What the user's callbacks remember.
         on_saved: Called with the checkpoint's directory once it is on disk, in the writing thread.
     """
 
@@ -48,6 +49,7 @@ class Saver(keras.callbacks.Callback):
         keep: int = 3,
         state: dict[str, Any] | None = None,
         found: Checkpoint | None = None,
+        memory: Memory | None = None,
         on_saved: Callable[[Path], None] | None = None,
     ) -> None:
         super().__init__()
@@ -57,6 +59,7 @@ class Saver(keras.callbacks.Callback):
         self._every_steps = every_steps
         self._prove = prove or (lambda: None)
         self._state = state or {}
+        self._memory = memory or Memory(())
         self._writer = BackgroundWriter(root, keep=keep, is_writer=comm.rank == 0, on_saved=on_saved)
         self._epochs_done, self._steps_done = found.position if found else (0, 0)
         self._saved = (*found.position, found.step) if found else None
@@ -100,15 +103,15 @@ class Saver(keras.callbacks.Callback):
             return
         is_time = self._every_steps is not None and steps // self._every_steps > before // self._every_steps
         if is_time or self.model.stop_training:
-            self._prove()
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Save when it is time. An epoch that was stopped before its end is saved already, and is not done."""
         if self._steps_done != (self.params.get("steps") or self._steps_done):
             return
+        is_time = self._every_steps is not None and self._steps_done % self._every_steps == 0
         self._epochs_done, self._steps_done = epoch + 1, 0
-        if self._every_epochs and self._epochs_done % self._every_epochs == 0:
+        if is_time or (self._every_epochs and self._epochs_done % self._every_epochs == 0):
             self.save()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -125,13 +128,14 @@ class Saver(keras.callbacks.Callback):
         return min(steps, self.params.get("steps") or steps)
 
     def save(self) -> None:
-        """Begin to write the present state, on rank 0, unless that is done already. A collective within an epoch."""
+        """Prove the present state equal on all ranks and begin to write it, on rank 0, unless that is done already."""
         step = compat.steps_taken(self.model)
         position = (self._epochs_done, self._steps_done, step)
         if position == self._saved:
             return
+        self._prove()
         self._saved = position
-        totals = metric_totals(self.model, self._comm) if self._steps_done else None
+        totals = metric_totals(self.model, self._comm) if self._steps_done else {}
         if self._comm.rank != 0:
             return
         state = {
@@ -139,6 +143,8 @@ class Saver(keras.callbacks.Callback):
             "epochs_done": self._epochs_done,
             "steps_done": self._steps_done,
             "world_size": self._comm.size,
+            "callbacks": self._memory.values(),
         }
         self._writer.flush()  # before the copy is made: there is never more than one
-        self._writer.write(capture(self.model, step=step, state=state, totals=totals))
+        more = totals | self._memory.weights()
+        self._writer.write(capture(self.model, step=step, state=state, more=more))

@@ -10,8 +10,10 @@ import keras
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner
+from hvdtrain.train.nonfinite import Shadows
+from hvdtrain.train.optimizer import DistributedMixin, is_distributed, refuse_inner, set_loss_weight
 from hvdtrain.train.sync import broadcast_state, preflight
+from hvdtrain.train.sync_batch_norm import tell_layers
 
 
 class Setup(keras.callbacks.Callback):
@@ -42,7 +44,13 @@ class Setup(keras.callbacks.Callback):
             check_optimizer(model.optimizer)
             switch_off_xla(model)
         if isinstance(model.optimizer, DistributedMixin):
-            model.optimizer.hvdtrain_reduction.statistics = compat.moving_statistics(model)
+            reduction = model.optimizer.hvdtrain_reduction
+            reduction.statistics = compat.moving_statistics(model)
+            kept = [*reduction.statistics, *compat.loss_totals(model)] if reduction.skips else []
+            if list(map(id, reduction.shadows.variables)) != list(map(id, kept)):  # a traced step holds on to its own
+                reduction.shadows = Shadows(kept)
+            set_loss_weight(model, None)  # of an earlier fit, on other data
+            tell_layers(model, reduction)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Compare ranks, restore on rank 0, broadcast."""

@@ -12,11 +12,13 @@ from hvdtrain.train.sync import prove_in_sync
 
 
 class SyncProof(keras.callbacks.Callback):
-    """Compare all weights, statistics and slots after the first execution, every N steps, and each epoch.
+    """Compare all weights, statistics and slots after the first execution, every N steps, and when training ends.
+
+    `Saver` asks for a check before each save besides.
 
     Args:
         comm: The ranks.
-        every_steps: Steps between two checks; None for the first and the epochs' ends only.
+        every_steps: Steps between two checks; None for the first and the last only.
     """
 
     def __init__(self, comm: Comm, every_steps: int | None) -> None:
@@ -44,8 +46,8 @@ class SyncProof(keras.callbacks.Callback):
             self.check()
             self._next = self._steps + self._every_steps if self._every_steps else 2**62
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Check before anything is saved."""
+    def on_train_end(self, logs: Any = None) -> None:
+        """Check what training leaves behind."""
         self.check()
 
     def check(self) -> None:

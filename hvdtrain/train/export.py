@@ -1,0 +1,127 @@
+"""A checkpoint as a file for plain Keras or TensorFlow: whole or not there, and without anything of hvdtrain in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from hvdtrain.errors import NoSpaceError, NotFoundError
+from hvdtrain.rundir import NO_SPACE
+from hvdtrain.train import checkpoint, compat, user_code
+from hvdtrain.train.checkpoint import Checkpoint
+from hvdtrain.train.job import Job, build, compile_model, load
+from hvdtrain.train.state import restore
+
+WRITERS: dict[str, Callable[[keras.Model, Path], Any]] = {
+    "keras": lambda model, path: model.save(path),
+    "weights": lambda model, path: model.save_weights(path),
+    "savedmodel": lambda model, path: model.export(path, verbose=False),
+}
+
+
+def export(job: Job, *, kind: str, output: Path) -> dict[str, Any]:
+    """Write the newest valid checkpoint of a run, and return path, form, step, parameters and notes.
+
+    The model is not compiled, so no optimizer, schedule or loss has to be known where it is loaded.
+
+    Raises:
+        NotFoundError: If there is no checkpoint yet.
+        NoSpaceError: If the disk is full; what was there before stays.
+    """
+    found, complaints = checkpoint.load_newest(job.run.checkpoints)
+    for complaint in complaints:
+        job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
+    if found is None:
+        raise NotFoundError(f"{job.run.path}: no checkpoint yet, so there is nothing to export")
+    keras.mixed_precision.set_dtype_policy(job.plan.config["training"]["precision"])
+    model = final_model(job, found)
+    write(model, kind, output)
+    own = sorted({_class_of(layer) for layer in compat.all_layers(model) if not _is_of_keras(layer)})
+    needs = f"keras.saving.load_model needs custom_objects for {', '.join(own)}"
+    return {
+        "path": str(output),
+        "format": kind,
+        "step": found.step,
+        "parameters": model.count_params(),
+        "notes": [needs] if own and kind == "keras" else [],
+    }
+
+
+def final_model(job: Job, found: Checkpoint) -> keras.Model:
+    """Return the model with the weights that training would have ended with at this checkpoint.
+
+    An optimizer that averages weights (`use_ema`) puts its averages into the model when training ends.
+    """
+    model = new_model(job)
+    if not job.plan.config["optimizer"]["args"].get("use_ema"):
+        restore(model, found, with_optimizer=False)
+        return model
+    trained = model
+    compile_model(trained, job.plan, job.comm)
+    trained.optimizer.build(trained.trainable_variables)
+    restore(trained, found)
+    trained.optimizer.finalize_variable_values(trained.trainable_variables)
+    model = new_model(job)
+    model.set_weights(trained.get_weights())
+    return model
+
+
+def new_model(job: Job) -> keras.Model:
+    """Return the user's model; the data are loaded only if it has no weights without them."""
+    config = job.plan.config["model"]
+    model = user_code.build_model(config["source"], job.folder, config["args"])
+    return model if compat.is_built(model) else build(job, load(job))
+
+
+def write(model: keras.Model, kind: str, output: Path) -> None:
+    """Write a model under a temporary name beside its place, then put it there.
+
+    Raises:
+        NoSpaceError: If the disk is full.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{os.getpid()}-{output.name}")  # Keras asks for the right ending
+    replaced = output.with_name(f".{os.getpid()}-replaced")
+    try:
+        WRITERS[kind](model, temporary)
+        for path in [temporary, *temporary.rglob("*")]:
+            _fsync(path)
+        if output.is_dir():  # a rename replaces a file, but not a directory that holds something
+            os.rename(output, replaced)
+        os.rename(temporary, output)
+        _fsync(output.parent)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise NoSpaceError(f"{output}: no space left to write it; nothing was replaced") from error
+        raise
+    finally:
+        _remove(temporary)
+        _remove(replaced)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_of_keras(layer: keras.layers.Layer) -> bool:
+    return type(layer).__module__.partition(".")[0] == "keras"
+
+
+def _class_of(layer: keras.layers.Layer) -> str:
+    return f"{type(layer).__module__}.{type(layer).__name__}"
