@@ -125,7 +125,7 @@ def test_a_run_that_skips_says_so_once_per_epoch(nan_folder):
     assert nan_folder.summary()["step"] == 5 * 6 - 5
 
 
-def test_deterministic_launches_give_one_digest():
+def test_deterministic_launches_give_one_digest(require_horovod):
     first, second = determinism.launch(0), determinism.launch(0)
     assert first == second
     assert first["reduction"] == "shared memory"
