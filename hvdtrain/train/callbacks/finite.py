@@ -98,7 +98,7 @@ class Finite(keras.callbacks.Callback):
         return (
             on_ranks([entry["state"] for entry in by_rank])
             or on_ranks([entry["own"] for entry in by_rank])
-            or [f"{name}, summed over the ranks," for name in found.means]  # each rank's own is finite
+            or [f"the mean over ranks of {name}" for name in found.means]  # each rank's own is finite
         )
 
 
