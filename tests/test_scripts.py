@@ -57,8 +57,7 @@ def test_what_fails_on_one_rank_ends_all(tmp_path, require_horovod, fault, code,
     outcome = Workdir(tmp_path).hvdtrain(*command)
     assert outcome.code == code, outcome.out + outcome.err
     said = outcome.out + outcome.err
-    assert expected in said
-    assert ("Traceback" in said) == (code == 1), said
+    assert f"\n{expected}" in said
     assert "got to the end" not in said
 
 

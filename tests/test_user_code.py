@@ -53,6 +53,14 @@ def uneven(): return (x, y[:19]), test
 def fewer(): return (x[:19], y[:19]), test
 def tiny_test(): return (x, y), (x[:1], y[:1])
 def broken(): raise LookupError("my own words")
+def no_weight_there(): return (x, y, np.where(np.arange(20) == 4, np.nan, 1.0)), test
+def words(): return ({"a": "a"}, y), test
+def by_name(): return ({"left": x, "right": x}, y, np.ones(20)), ({"left": x[:2], "right": x[:2]}, y[:2])
+def in_a_list(): return ([x, x], y.tolist()), None
+def nan_by_name(): return ({"left": x, "right": nan()[0][0]}, y), None
+def two_inputs(listed=False):
+    inputs = {name: keras.layers.Input((6,), name=name) for name in ("left", "right")}
+    return keras.Model(list(inputs.values()) if listed else inputs, keras.layers.Dense(4)(keras.layers.Concatenate()(list(inputs.values()))))
 """
 
 
@@ -145,7 +153,9 @@ def test_arguments_of_another_name_are_told_with_the_signature(folder):
         ("nan", "x_train holds NaN or infinity in 1 of 20 examples, the first is number 13"),
         ("infinite_test", "x_test holds NaN or infinity in 8 of 8 examples"),
         ("three_parts", "must return ((x_train, y_train), (x_test, y_test))"),
-        ("bare_array", "must be a pair (x, y) of arrays; got numpy.ndarray"),
+        ("bare_array", "must be a pair (x, y) of arrays, or (x, y, sample weights); got numpy.ndarray"),
+        ("no_weight_there", "sample weights of train holds NaN or infinity in 1 of 20 examples, the first is number 4"),
+        ("words", "expected arrays with one row per example, or tuples and dicts of such; got 'a'"),
         ("nothing", "got NoneType"),
         ("uneven", "must have as many examples each; got [19, 20]"),
         ("fewer", "returned 19 training examples, the plan says 20: set data.num_examples: 19"),
@@ -159,10 +169,15 @@ def test_data_that_cannot_be_trained_on(folder, data, expected):
     assert caught.value.exit_code == 2
 
 
-def test_each_rank_needs_a_test_example(folder):
-    prepare(folder, data="tiny_test")
-    with pytest.raises(UserCodeError, match="1 test examples for 2 ranks; each rank needs one at least"):
-        prepare(folder, data="tiny_test", num_ranks=2)
+def test_a_test_set_smaller_than_the_world_is_taken(folder):
+    prepare(folder, data="tiny_test", num_ranks=2)
+
+
+def test_inputs_by_name_and_in_lists_are_taken(folder):
+    prepare(folder, model="two_inputs", data="by_name")
+    prepare(folder, model="two_inputs", data="in_a_list", listed=True)
+    with pytest.raises(UserCodeError, match=r"x_train \(input 1\) holds NaN or infinity in 1 of 20 examples"):
+        prepare(folder, model="two_inputs", data="nan_by_name")
 
 
 @pytest.mark.parametrize("names", [{"data": "broken"}, {"model": "broken_model"}])
