@@ -36,14 +36,15 @@ def test_in_inference_and_alone_it_is_kerass_own(results):
 @pytest.mark.parametrize(
     ("norm", "batch_size", "says"),
     [
-        (keras.layers.BatchNormalization, 8, True),
-        (keras.layers.BatchNormalization, 16, False),
-        (SyncBatchNormalization, 8, False),
-        (keras.layers.GroupNormalization, 8, False),
+        (keras.layers.BatchNormalization(), 8, True),
+        (keras.layers.BatchNormalization(), 16, False),
+        (keras.layers.BatchNormalization(trainable=False), 8, False),
+        (SyncBatchNormalization(), 8, False),
+        (keras.layers.GroupNormalization(4), 8, False),
     ],
 )
 def test_few_examples_call_for_another_layer(norm, batch_size, says):
-    model = keras.Sequential([keras.layers.Input((4, 8)), norm()])
+    model = keras.Sequential([keras.layers.Input((4, 8)), norm])
     hint = small_batch_hint(model, batch_size)
     assert bool(hint) == says
     if hint:
