@@ -21,8 +21,8 @@ from hvdtrain.train.state import named_variables
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
     """Return a hash of what all ranks share: random states differ by rank on purpose."""
-    shared = [np.asarray(arrays[name]).tobytes() for name in sorted(arrays) if name.startswith(("model/", "optimizer/"))]
-    return hashlib.sha256(b"".join(shared)).hexdigest()[:16]
+    shared = sorted(name for name in arrays if name.startswith(("model/", "optimizer/")))
+    return hashlib.sha256(b"".join(np.asarray(arrays[name]).tobytes() for name in shared)).hexdigest()[:16]
 
 
 def small_model(comm: Comm) -> keras.Model:
