@@ -88,8 +88,9 @@ def build(case: Case) -> Any:
             self.parts = [self.add_weight(shape=(3,), name=f"part_{i}") for i in range(PER_LAYER)]
 
         def call(self, inputs: Any) -> Any:
-            parts = [keras.ops.convert_to_tensor(part) for part in self.parts]
-            return inputs + keras.ops.mean(keras.ops.stack(parts), axis=0)
+            for part in self.parts:
+                inputs = inputs + part
+            return inputs
 
     keras.utils.set_random_seed(0)
     side = int((case.megabytes * 2**20 / 4) ** 0.5)
