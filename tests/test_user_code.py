@@ -60,7 +60,8 @@ def in_a_list(): return ([x, x], y.tolist()), None
 def nan_by_name(): return ({"left": x, "right": nan()[0][0]}, y), None
 def two_inputs(listed=False):
     inputs = {name: keras.layers.Input((6,), name=name) for name in ("left", "right")}
-    return keras.Model(list(inputs.values()) if listed else inputs, keras.layers.Dense(4)(keras.layers.Concatenate()(list(inputs.values()))))
+    outputs = keras.layers.Dense(4)(keras.layers.Concatenate()(list(inputs.values())))
+    return keras.Model(list(inputs.values()) if listed else inputs, outputs)
 """
 
 
