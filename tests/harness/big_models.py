@@ -129,7 +129,7 @@ def work(case: Case, folder: Path) -> None:
     began = time.perf_counter()
     model = build(case)
     built = time.perf_counter()
-    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    optimizer = keras.optimizers.SGD(1e-6, momentum=0.9)  # all the small weights are added up
     plain = world.size == 1
     model.compile(optimizer if plain else distribute(optimizer, world.comm), loss="mse", jit_compile=False)
     before: list[float] = []
