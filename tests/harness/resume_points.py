@@ -20,7 +20,7 @@ from hvdtrain.config import Config
 from hvdtrain.facts import assumed_facts
 from hvdtrain.plan import Plan, make_plan
 from hvdtrain.rundir import RunDir
-from hvdtrain.train import compat, trainer
+from hvdtrain.train import background, compat, trainer
 from hvdtrain.train.comm import SoloComm
 from hvdtrain.train.compat import to_array
 from hvdtrain.train.console import Console
@@ -119,7 +119,7 @@ def watch(watcher: Watcher, work: Any) -> Watcher:
     try:
         work()
     except CutOffError:
-        pass
+        background.finish_all(60)  # as a process does that ends by an exception
     finally:
         watched.HOOKS.clear()
         keras.mixed_precision.set_dtype_policy("float32")
