@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import hvdtrain.keras as hk
+from hvdtrain.train import background
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import general_seed_state, to_array
 from hvdtrain.train.data import EpochBatches
@@ -80,5 +81,6 @@ def case_script_goes_on_in_the_middle(comm: Comm, folder: Path) -> dict:
     try:
         train(folder / "stopped", stop=True)
     except InterruptedError:
+        background.finish_all(60)  # as a process does that ends by an exception
         comm.gather_json("stopped", name="stopped")
     return {"whole": whole, "resumed": train(folder / "stopped", resume=True)}

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from hvdtrain.train.callbacks import Setup, SyncProof
+from hvdtrain.train.callbacks import Setup, SyncProof, WeighUneven
 from hvdtrain.train.comm import Comm, SoloComm, join
 from hvdtrain.train.data import EpochBatches
-from hvdtrain.train.optimizer import LossWeight, distribute
+from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.order import Order
 from hvdtrain.train.sync import prove_in_sync
 from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
@@ -77,9 +77,7 @@ def trained(make: Any, norm: Any, examples_per_step: int, num_examples: int, com
     model.compile(distribute(keras.optimizers.SGD(0.05, momentum=0.9), comm), loss="mse", jit_compile=False)
     steps = -(-num_examples // examples_per_step)
     order = Order(num_examples, examples_per_step, steps, 0, comm.rank, comm.size)
-    if not order.is_even:
-        model.optimizer.hvdtrain_reduction.weight = LossWeight(order)
-    callbacks = [Setup(comm), SyncProof(comm, 1)] if comm.size > 1 else []
+    callbacks = [Setup(comm), WeighUneven(comm, order), SyncProof(comm, 1)] if comm.size > 1 else []
     model.fit(EpochBatches(data(num_examples), order).dataset(), epochs=1, verbose=0, callbacks=callbacks)
     return weights(model)
 
