@@ -50,6 +50,16 @@ np.savez("y.npz", keras=model(x), savedmodel=served, weights=again(x))
 assert not [name for name in sys.modules if name.startswith(("hvdtrain.", "horovod."))]
 """
 
+SYNC_NORM = """
+import hvdtrain.keras as hk
+import keras
+
+
+def model():
+    layers = [keras.layers.Flatten(), hk.SyncBatchNormalization(), keras.layers.Dense(10, activation="softmax")]
+    return keras.Sequential([keras.layers.Input((8, 8, 1)), *layers])
+"""
+
 
 def job_in(folder: Path, **blocks: dict[str, Any]) -> jobs.Job:
     config = DIGITS | {key: {**DIGITS[key], **values} for key, values in blocks.items()}
@@ -97,6 +107,20 @@ def test_exports_load_without_hvdtrain_and_hold_the_final_weights(trained, tmp_p
     (_, (x_test, y_test)) = digits()
     expected = model.evaluate(x_test, y_test, verbose=0, return_dict=True)
     assert trainer.evaluate(trained)["metrics"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_synchronised_batch_norm_is_exported_as_keras_own(tmp_path):
+    (tmp_path / "my_code.py").write_text(SYNC_NORM)
+    job = job_in(tmp_path, model={"source": "my_code:model"})
+    trainer.train(job)
+    done = export(job, kind="keras", output=tmp_path / "model.keras")
+    assert done["notes"] == []
+    load = (
+        "import sys; sys.modules['hvdtrain'] = None; import keras; "
+        "print([type(layer).__name__ for layer in keras.saving.load_model('model.keras').layers])"
+    )
+    shown = subprocess.run([sys.executable, "-c", load], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "'BatchNormalization'" in shown.stdout
 
 
 def test_a_layer_of_ones_own_is_named(tmp_path):

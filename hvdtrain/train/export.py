@@ -16,6 +16,7 @@ from hvdtrain.train import checkpoint, compat, user_code
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.job import Job, build, compile_model, load
 from hvdtrain.train.state import restore_final
+from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 
 WRITERS: dict[str, Callable[[keras.Model, Path], Any]] = {
     "keras": lambda model, path: model.save(path),
@@ -59,6 +60,9 @@ def final_model(job: Job, found: Checkpoint) -> keras.Model:
     restore_final(trained, found)
     model = new_model(job)
     model.set_weights(trained.get_weights())
+    for layer in compat.all_layers(model):
+        if isinstance(layer, SyncBatchNormalization):
+            layer.__class__ = keras.layers.BatchNormalization  # the same in inference, and plain Keras can load it
     return model
 
 
