@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hvdtrain import scaling
-from hvdtrain.batches import choose_batches, steps_per_execution
+from hvdtrain.batches import Batches, choose_batches, steps_per_execution
 from hvdtrain.errors import PlanError, Problem
 from hvdtrain.exchanges import exchange_lines, exchange_warnings
 from hvdtrain.facts import Facts
@@ -117,7 +117,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("strategy", world.strategy, world.rule),
         Entry("replicas", str(world.num_replicas), world.replicas_rule),
         Entry("batch per replica", str(batches.per_replica), batches.rule),
-        Entry("global batch", str(batches.in_all), f"of {world.replicas_words} together"),
+        Entry("global batch", str(batches.in_all), _global_rule(batches, world)),
         Entry("training examples", str(num_examples), _examples_rule(config)),
         Entry("steps per epoch", str(steps), batches.steps_rule),
         Entry("epochs", str(epochs), epochs_rule),
@@ -199,6 +199,12 @@ def _num_examples(config: Config) -> int:
             Problem(f"{config.data.source} has {known} training examples; got {stated}", "data.num_examples")
         )
     return known if known is not None else int(stated or 0)
+
+
+def _global_rule(batches: Batches, world: World) -> str:
+    if batches.in_all == batches.per_replica * world.num_replicas:
+        return f"{batches.per_replica} per replica x {world.replicas_words}"
+    return f"of {world.replicas_words} together"
 
 
 def _examples_rule(config: Config) -> str:
