@@ -12,9 +12,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_big_models_train_in_sync_at_a_bearable_cost(name, tmp_path, require_horovod):
+def test_big_models_train_in_sync(name, tmp_path, require_horovod):
     row = run(CASES[name], tmp_path)
     assert row["in_sync"]
     assert row["shared_segments"] == (0 if CASES[name].little_memory else 1)
-    assert row["setup_s"] + row["proof_s"] < 20
-    assert row["first_step_s"] < 60
