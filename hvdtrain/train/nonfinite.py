@@ -130,6 +130,11 @@ class Watch:
         self._first_step = tf.Variable(NEVER, dtype=tf.int64, trainable=False)
         self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._marks: dict[tuple[tuple[str, str], ...], tf.Variable] = {}
+        # A variable that is made while a function is traced has TensorFlow trace it all once more. One mark stands
+        # for all of them until the first bad step.
+        self._spare: tf.Variable | None = tf.Variable(
+            tf.zeros(1, tf.bool), shape=tf.TensorShape([None]), trainable=False
+        )
 
     def note(
         self, names: Sequence[str], nonfinite: tf.Tensor, *, step: tf.Tensor, state: Mapping[str, tf.Variable]
@@ -169,6 +174,8 @@ class Watch:
 
     def _marks_of(self, tensors: tuple[tuple[str, str], ...], state: tuple[str, ...]) -> tf.Variable:
         keys = tensors + tuple(("state", name) for name in state)
+        if keys not in self._marks and self._spare is not None and not compat.is_for_xla():  # where shapes are fixed
+            self._marks[keys], self._spare = self._spare, None
         if keys not in self._marks:
             with tf.init_scope():  # a function is being traced, and a variable must outlive it
                 self._marks[keys] = tf.Variable(tf.zeros(len(keys), tf.bool), trainable=False)
@@ -181,7 +188,7 @@ class Watch:
             return None
         marked: dict[str, list[str]] = {"means": [], "own": [], "state": []}
         for keys, variable in self._marks.items():
-            for (kind, name), is_marked in zip(keys, variable.numpy(), strict=True):
+            for (kind, name), is_marked in zip(keys, variable.numpy(), strict=False):
                 marked[kind] += [name] if is_marked else []
         return Found(step, **marked)
 
