@@ -13,6 +13,7 @@ from keras.src import api_export
 from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
+from tensorflow.python.ops import control_flow_util
 
 from hvdtrain.errors import UserCodeError
 
@@ -72,6 +73,11 @@ def graph_notes() -> dict[str, Any]:
     if not hasattr(graph, "hvdtrain_notes"):
         graph.hvdtrain_notes = {}
     return graph.hvdtrain_notes
+
+
+def is_for_xla() -> bool:
+    """Tell whether what is being traced will be compiled by XLA (`jit_compile=True`)."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
 def name_in_graph(name: str) -> str:

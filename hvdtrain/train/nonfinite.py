@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from hvdtrain.train import compat
 
 NEVER = -1
 SMALL_TYPES = (tf.float16, tf.bfloat16)  # their sums overflow
+SMALL_ELEMENTS = 2**12  # up to here an operation costs more than what it works on
 
 
 class Averaged(NamedTuple):
@@ -47,7 +49,7 @@ def look(own: Sequence[tf.Tensor], means: Sequence[tf.Tensor], suspicion: tf.Ten
     """Return `Averaged.nonfinite`: the exact look at every tensor if there is a suspicion, else all False."""
     return tf.cond(
         suspicion,
-        lambda: tf.stack([tf.stack([_is_nonfinite(tensor) for tensor in row]) for row in (means, own)]),
+        lambda: tf.stack([are_nonfinite(means), are_nonfinite(own)]),
         lambda: tf.zeros((2, len(own)), tf.bool),
     )
 
@@ -56,12 +58,46 @@ def looked_at(own: Sequence[tf.Tensor], means: Sequence[tf.Tensor]) -> Averaged:
     """Return the means with the result of looking at them."""
     if not means:
         return Averaged([], tf.zeros((2, 0), tf.bool))
-    suspicion = tf.reduce_any(tf.stack([is_suspect(mean) for mean in means]))
+    suspicion = tf.reduce_any(tf.stack([is_suspect(group) for _, group in stacked(means)]))
     return Averaged(list(means), look(own, means, suspicion))
 
 
-def _is_nonfinite(tensor: tf.Tensor) -> tf.Tensor:
-    return tf.logical_not(tf.reduce_all(tf.math.is_finite(tensor)))
+def is_finite(array: np.ndarray) -> bool:
+    """Tell whether an array holds neither NaN nor infinity.
+
+    A finite sum proves it at a fraction of the cost; a sum that overflowed calls for the exact look.
+    """
+    if array.dtype.kind not in "fc" and not keras.backend.is_float_dtype(array.dtype.name):  # bfloat16 is of kind V
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
+def are_nonfinite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return for each tensor whether it holds NaN or infinity."""
+    if not tensors:
+        return tf.zeros(0, tf.bool)
+    groups = stacked(tensors)
+    marks = [tf.logical_not(tf.reduce_all(tf.math.is_finite(rows), axis=1)) for _, rows in groups]
+    order = [place for places, _ in groups for place in places]
+    return tf.gather(tf.concat(marks, 0), np.argsort(order))
+
+
+def stacked(tensors: Sequence[tf.Tensor]) -> list[tuple[list[int], tf.Tensor]]:
+    """Return matrices whose rows are the tensors at the given places: small ones of one shape share a matrix.
+
+    A model of 10,000 small variables then needs few operations, and large ones are not copied.
+    """
+    alike: dict[Any, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        is_small = tensor.shape.is_fully_defined() and tensor.shape.num_elements() <= SMALL_ELEMENTS
+        alike.setdefault((tensor.dtype, *tensor.shape) if is_small else place, []).append(place)
+    return [
+        (places, tf.reshape(tf.stack([tensors[place] for place in places]), [len(places), -1]))
+        if len(places) > 1
+        else (places, tf.reshape(tensors[places[0]], [1, -1]))
+        for places in alike.values()
+    ]
 
 
 @dataclass(frozen=True)
@@ -82,17 +118,30 @@ class Found:
 
 
 class Watch:
-    """What the training step notes about values that are not finite, for Python to read between executions."""
+    """What the training step notes about values that are not finite, for Python to read between executions.
 
-    def __init__(self) -> None:
+    Args:
+        in_graph: Look at weights and slots by operations of the step, and not from Python. The caller need not make
+            the update wait for `note` then, but the step gets an input and an operation for each of them.
+    """
+
+    def __init__(self, *, in_graph: bool = False) -> None:
+        self._in_graph = in_graph
         self._first_step = tf.Variable(NEVER, dtype=tf.int64, trainable=False)
         self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._marks: dict[tuple[tuple[str, str], ...], tf.Variable] = {}
+        # A variable that is made while a function is traced has TensorFlow trace it all once more. One mark stands
+        # for all of them until the first bad step.
+        self._spare: tf.Variable | None = tf.Variable(
+            tf.zeros(1, tf.bool), shape=tf.TensorShape([None]), trainable=False
+        )
 
     def note(
         self, names: Sequence[str], nonfinite: tf.Tensor, *, step: tf.Tensor, state: Mapping[str, tf.Variable]
     ) -> tf.Tensor:
         """Return whether anything is not finite; if so, count the step and remember the first.
+
+        The update must wait for the result, or weights could be looked at too late.
 
         Args:
             names: Of the tensors.
@@ -104,8 +153,7 @@ class Watch:
 
         def remember() -> tf.Tensor:
             is_first = self._first_step < 0
-            bad_state = [_is_nonfinite(tf.convert_to_tensor(variable)) for variable in state.values()]
-            found = tf.stack([*tf.unstack(tf.reshape(nonfinite, [-1])), *bad_state])
+            found = tf.concat([tf.reshape(nonfinite, [-1]), self._look_at([*state.values()], is_first)], 0)
             marks.assign(tf.where(is_first, found, marks))
             self._first_step.assign(tf.where(is_first, tf.cast(step, tf.int64), self._first_step))
             self._num_steps.assign_add(1)
@@ -113,8 +161,21 @@ class Watch:
 
         return tf.cond(tf.reduce_any(nonfinite), remember, lambda: tf.constant(False))
 
+    def _look_at(self, variables: list[tf.Variable], is_first: tf.Tensor) -> tf.Tensor:
+        """Return for each variable whether it is not finite, or all False after the first bad step."""
+        if self._in_graph or compat.is_for_xla():  # which knows no Python
+            return are_nonfinite([tf.convert_to_tensor(variable) for variable in variables])
+
+        def look_now(is_first: np.ndarray) -> np.ndarray:
+            return np.array([bool(is_first) and not is_finite(compat.to_array(one)) for one in variables], bool)
+
+        # A branch that takes very many variables as inputs costs more to trace than the rest of the step.
+        return tf.ensure_shape(tf.numpy_function(look_now, [is_first], tf.bool), [len(variables)])
+
     def _marks_of(self, tensors: tuple[tuple[str, str], ...], state: tuple[str, ...]) -> tf.Variable:
         keys = tensors + tuple(("state", name) for name in state)
+        if keys not in self._marks and self._spare is not None and not compat.is_for_xla():  # where shapes are fixed
+            self._marks[keys], self._spare = self._spare, None
         if keys not in self._marks:
             with tf.init_scope():  # a function is being traced, and a variable must outlive it
                 self._marks[keys] = tf.Variable(tf.zeros(len(keys), tf.bool), trainable=False)
@@ -127,7 +188,7 @@ class Watch:
             return None
         marked: dict[str, list[str]] = {"means": [], "own": [], "state": []}
         for keys, variable in self._marks.items():
-            for (kind, name), is_marked in zip(keys, variable.numpy(), strict=True):
+            for (kind, name), is_marked in zip(keys, variable.numpy(), strict=False):
                 marked[kind] += [name] if is_marked else []
         return Found(step, **marked)
 

@@ -83,7 +83,7 @@ class Reduction:
         self.statistics: list[keras.Variable] = []
         self.paths: list[str] = []
         self.weight: LossWeight | None = None
-        self.watch = Watch()
+        self.watch = Watch(in_graph=is_per_update)  # what updates then is not in our hands
         self.shadows = Shadows([])
         self.wish = tf.Variable(0.0, trainable=False)
         self.mean_wish = tf.Variable(0.0, trainable=False)
@@ -214,7 +214,8 @@ class DistributedMixin:
             gradients, step=compat.next_step(self), state=compat.float_state(self, variables)
         )
         if not reduction.skips:
-            return super().apply(gradients, trainable_variables)  # type: ignore[misc]
+            with tf.control_dependencies([is_bad]):  # the watch has looked at the weights by then
+                return super().apply(gradients, trainable_variables)  # type: ignore[misc]
 
         def update() -> None:
             super(DistributedMixin, self).apply(gradients, trainable_variables)  # type: ignore[misc]

@@ -17,6 +17,7 @@ from hvdtrain.errors import EnvironmentNotFitError, OutOfSyncError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
+from hvdtrain.train.nonfinite import is_finite
 
 
 def shared_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
@@ -92,17 +93,6 @@ def folded_seed(seed: int, rank: int) -> int:
 def digest(array: np.ndarray) -> str:
     """Return a short hash of an array's exact bits."""
     return hashlib.sha1(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()[:16]
-
-
-def is_finite(array: np.ndarray) -> bool:
-    """Tell whether an array holds neither NaN nor infinity.
-
-    A finite sum proves it at a fraction of the cost; a sum that overflowed calls for the exact look.
-    """
-    if array.dtype.kind not in "fc" and not keras.backend.is_float_dtype(array.dtype.name):  # bfloat16 is of kind V
-        return True
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def nonfinite_names(model: keras.Model) -> list[str]:

@@ -38,6 +38,8 @@ class Case:
 
 
 CASES = (
+    Case(1_000, 0, 2),
+    Case(1_000, 0, 1),
     Case(0, 200, 2),
     Case(2_500, 0, 2),
     Case(0, 200, 2, little_memory=True),
