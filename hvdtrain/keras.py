@@ -38,6 +38,7 @@ from hvdtrain.train.callbacks import (
     TellEpoch,
     WeighUneven,
     check_callbacks,
+    flat,
     on_this_rank,
 )
 from hvdtrain.train.comm import Comm
@@ -253,19 +254,27 @@ def callbacks(
     for complaint in complaints if comm.rank == 0 else []:
         warnings.warn(f"damaged checkpoint passed over: {complaint}", stacklevel=2)
     proof = SyncProof(comm, check_every_steps)
-    memory = Memory(user_callbacks, found)
-    check_callbacks(user_callbacks, saves=root is not None, resumes=resume)
+    mine = list(flat(user_callbacks))
+    memory = Memory(mine, found)
+    check_callbacks(mine, saves=root is not None, resumes=resume)
+    facts = {
+        "the checkpoint to go on from": found.step if found else None,
+        "whether checkpoint_dir is given": root is not None,
+        "save_every_steps": save_every_steps,
+        "check_every_steps": check_every_steps,
+        "whether BackupAndRestore is there": any(isinstance(one, keras.callbacks.BackupAndRestore) for one in mine),
+    }
     saver = []
     if root is not None:
         often = save_every_steps
         saver = [Saver(comm, root, every_steps=often, prove=proof.check, keep=keep, found=found, memory=memory)]
     return [
-        Setup(comm, restore=(lambda model: restore(model, found)) if found else None),
-        *_for_data(data, comm),
+        Setup(comm, restore=(lambda model: restore(model, found)) if found else None, facts=facts),
+        *_for_data(data, comm, steps_done=found.position[1] if found else 0),
         *([Resume(comm, found)] if found else []),
         GlobalMetrics(comm),
         Finite(comm, say=print if comm.rank == 0 else None),
-        *on_this_rank(list(user_callbacks), comm),
+        *on_this_rank(mine, comm),
         memory,
         proof,
         AgreeStop(comm),
@@ -273,10 +282,10 @@ def callbacks(
     ]
 
 
-def _for_data(data: Any, comm: Comm) -> list[keras.callbacks.Callback]:
+def _for_data(data: Any, comm: Comm, *, steps_done: int) -> list[keras.callbacks.Callback]:
     batches = _data.origin(data)
     if isinstance(batches, _data.EpochBatches):
-        return [WeighUneven(comm, batches.order), TellEpoch(batches)]
+        return [WeighUneven(comm, batches.order, steps_done=steps_done), TellEpoch(batches)]
     return []
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hvdtrain.config import Config
 
 ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,17 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Return the plan that `to_json` wrote."""
+        """Return the plan that `to_json` wrote.
+
+        Raises:
+            PlanError: If another version of hvdtrain wrote it.
+        """
         data = json.loads(text)
+        if data.get("version") != PLAN_VERSION:
+            raise PlanError(
+                f"the run's plan.json is of version {data.get('version')}, written by another hvdtrain than this one, "
+                f"which writes version {PLAN_VERSION}; start a new run"
+            )
         data["ledger"] = tuple(Entry(**entry) for entry in data["ledger"])
         data["warnings"] = tuple(data["warnings"])
         return cls(**data)

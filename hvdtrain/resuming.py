@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -23,8 +24,11 @@ def resumable_run(prepared: Prepared, root: Path) -> RunDir:
         NotFoundError: If there is none.
     """
     for run in find_runs(root):
-        if not run.finished.exists() and not _changed_keys(_plan_of(run), prepared.plan):
-            return run
+        if run.finished.exists():
+            continue
+        with contextlib.suppress(PlanError):  # of another version
+            if not _changed_keys(_plan_of(run), prepared.plan):
+                return run
     raise NotFoundError(
         f"--resume: no unfinished run of {prepared.config_path} with these settings under {root}; "
         "start one without --resume, or name a run: --resume RUN"
@@ -45,6 +49,7 @@ def _what_is_trained(plan: Plan) -> dict[str, str]:
     """Return each block of a configuration as text, without what says where and how long at a time it runs."""
     blocks = {key: value for key, value in plan.config.items() if key not in ELSEWHERE}
     blocks["training"] = {**blocks["training"], "max_minutes": None}
+    blocks["checkpoint"] = {**blocks["checkpoint"], "keep": None}
     return {key: json.dumps(value, sort_keys=True) for key, value in blocks.items()}
 
 
@@ -71,6 +76,7 @@ def continued(run: RunDir, prepared: Prepared) -> Prepared:
     plan = dataclasses.replace(
         new,
         learning_rate=old.learning_rate,
+        steps_per_execution=1 if new.strategy == "mirrored" else old.steps_per_execution,
         ledger=(*ledger.values(), *_resumptions(old, new)),
     )
     return dataclasses.replace(prepared, plan=plan)

@@ -49,6 +49,8 @@ def test_a_plan_survives_json():
     assert again == plan
     assert again.digest() == plan.digest()
     assert replace(plan, epochs=11).digest() != plan.digest()
+    with pytest.raises(PlanError, match="of version 1, written by another hvdtrain"):
+        Plan.from_json(replace(plan, version=1).to_json())
 
 
 def test_divide_splits_epochs_and_shows_everything():

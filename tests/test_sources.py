@@ -59,7 +59,8 @@ def test_ranks_train_together_on_every_source(results):
 
 def test_resume_goes_on_with_the_order_of_its_epoch(results):
     for value in results.of("resumed_arrays"):
-        assert value["resumed"] == value["whole"] != value["half"]
+        assert value["resumed"] == value["within"] == value["whole"] != value["half"]
+        assert value["writers"] == [f"{name}_0.weights.h5" for name in ("parts", "whole", "within")]
 
 
 def test_uneven_shares_follow_the_trajectory_of_one_process(results):

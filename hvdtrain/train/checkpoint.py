@@ -41,7 +41,7 @@ class Checkpoint:
 
     Args:
         step: Optimizer calls so far.
-        state: Epoch, examples consumed, world size, digests: whatever JSON can hold.
+        state: Epoch, steps of the next one, world size, digests: whatever JSON can hold.
         arrays: Weights, statistics, slots and seeds by name; read-only where they were loaded.
     """
 

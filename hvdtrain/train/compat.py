@@ -192,6 +192,11 @@ def loss_totals(model: keras.Model) -> list[keras.Variable]:
     return [variable for metric in metrics if metric is not None for variable in metric.variables]
 
 
+def steps_per_update(optimizer: Any) -> int:
+    """Return how many steps' gradients make one update of the weights."""
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+
 def accumulators(optimizer: Any) -> list[keras.Variable]:
     """Return the gradients that wait for their update: each rank's own."""
     return list(getattr(optimizer, "_accumulated_gradients", None) or [])

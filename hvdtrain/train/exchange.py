@@ -69,7 +69,7 @@ class Exchange:
 
     def __call__(self, comm: Comm, gradients: Sequence[tf.Tensor], statistics: Sequence[tf.Tensor]) -> Averaged:
         """Return the combined gradients, and after them the means of the statistics, which are never compressed."""
-        packed = [self._compress(gradient) for gradient in gradients]
+        packed = [self._compress(gradient) for gradient in gradients] if comm.size > 1 else list(gradients)
         combine = self._adasum if self.is_adasum else self._in_groups
         averaged = combine(comm, packed, statistics)
         means = list(averaged.means)

@@ -223,7 +223,9 @@ class DistributedMixin:
 
         def leave_out() -> None:
             if reduction.scales_loss:  # it skips the update by itself, and must see why to lower its scale
-                super(DistributedMixin, self).apply(gradients, trainable_variables)  # type: ignore[misc]
+                nan = tf.constant(float("nan"))  # the cause may be a statistic, and the gradients finite
+                spoilt = [None if gradient is None else weighted(gradient, nan) for gradient in gradients]
+                super(DistributedMixin, self).apply(spoilt, trainable_variables)  # type: ignore[misc]
             reduction.shadows.put_back()
 
         tf.cond(is_bad, leave_out, update)

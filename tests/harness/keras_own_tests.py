@@ -33,9 +33,12 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
 
-    def average(self, tensors: Any, name: str) -> list[Any]:
+    def average_and_look(self, tensors: Any, name: str) -> Any:
         self.count.assign_add(1)
-        return [mean if self._factor == 1 else mean * self._factor for mean in self._comm.average(tensors, name)]
+        averaged = self._comm.average_and_look(tensors, name)
+        if self._factor == 1:
+            return averaged
+        return averaged._replace(means=[mean * self._factor for mean in averaged.means])
 
     def average_rows(self, rows: Any, name: str) -> Any:
         import tensorflow as tf

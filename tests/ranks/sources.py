@@ -1,5 +1,6 @@
 """Cases about training data of every kind: who sees what, uneven shares, and what is refused."""
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 import hvdtrain.keras as hk
 from hvdtrain.errors import HvdtrainError
+from hvdtrain.train import background
 from hvdtrain.train.callbacks import GlobalMetrics, Setup, SyncProof, TellEpoch, WeighUneven
 from hvdtrain.train.comm import Comm, SoloComm
 from hvdtrain.train.data import EpochBatches, origin
@@ -117,26 +119,46 @@ def case_trains_on_all_sources(comm: Comm, folder: Path) -> dict:
     return results
 
 
-def case_resumed_arrays(comm: Comm, folder: Path) -> dict:
-    """Two epochs in one go, and one by one in two starts: the second epoch has its own order."""
-    random_numbers = np.random.default_rng(1)
-    x, y = random_numbers.normal(size=(16 * comm.size, 4)), random_numbers.normal(size=(16 * comm.size, 1))
+class Interrupt(keras.callbacks.Callback):
+    """Ends the training in the middle of the second epoch."""
 
-    def train(name: str, epochs: int, **options: Any) -> list[list]:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) == (1, 1):
+            raise InterruptedError
+
+
+def case_resumed_arrays(comm: Comm, folder: Path) -> dict:
+    """Two epochs in one go, and in two starts: between the epochs, and within the second one, whose end is uneven."""
+    random_numbers = np.random.default_rng(1)
+    num_examples = 16 * comm.size + comm.size + 1
+    x, y = random_numbers.normal(size=(num_examples, 4)), random_numbers.normal(size=(num_examples, 1))
+
+    def train(name: str, epochs: int, *others: keras.callbacks.Callback, resume: bool = False) -> list[list]:
         keras.utils.set_random_seed(7)
         model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
         model.compile(distribute(keras.optimizers.SGD(0.1), comm), loss="mse")
-        data = hk.shard((x, y), batch_size=4)
-        callbacks = hk.callbacks(data=data, checkpoint_dir=folder / name, **options)
-        comm.gather_json("looked", name="looked")
-        first = hk.initial_epoch(folder / name) if options else 0
+        data = hk.shard((x, y), batch_size=4, remainder="pad")
+        best = keras.callbacks.ModelCheckpoint(
+            str(folder / f"{name}_{comm.rank}.weights.h5"), monitor="loss", save_best_only=True, save_weights_only=True
+        )
+        around = {"data": data, "checkpoint_dir": folder / name, "save_every_steps": 1, "resume": resume}
+        callbacks = hk.callbacks([[best], *others], **around)
+        first = hk.initial_epoch(folder / name) if resume else 0
         model.fit(data, epochs=epochs, initial_epoch=first, verbose=0, callbacks=callbacks)
-        comm.gather_json("saved", name="saved")
         return [weight.tolist() for weight in model.get_weights()]
 
-    whole = train("whole", 2)
-    half = train("parts", 1)
-    return {"whole": whole, "resumed": train("parts", 2, resume=True), "half": half}
+    whole, half = train("whole", 2), train("parts", 1)
+    resumed = train("parts", 2, resume=True)
+    with contextlib.suppress(InterruptedError):
+        train("within", 2, Interrupt())
+    background.finish_all(60)  # as a process does that ends by an exception
+    comm.gather_json("interrupted", name="interrupted")
+    within = train("within", 2, resume=True)
+    writers = sorted(path.name for path in folder.glob("*.weights.h5"))
+    return {"whole": whole, "resumed": resumed, "within": within, "half": half, "writers": writers}
 
 
 # -- uneven shares ------------------------------------------------------------------------------

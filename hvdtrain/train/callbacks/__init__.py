@@ -11,7 +11,7 @@ from hvdtrain.train.callbacks.saver import Saver
 from hvdtrain.train.callbacks.setup import Setup
 from hvdtrain.train.callbacks.sync_proof import SyncProof
 from hvdtrain.train.callbacks.tell_epoch import TellEpoch, WeighUneven
-from hvdtrain.train.callbacks.users_own import check_callbacks, on_this_rank
+from hvdtrain.train.callbacks.users_own import check_callbacks, flat, on_this_rank
 
 __all__ = [
     "AgreeStop",
@@ -25,6 +25,7 @@ __all__ = [
     "TellEpoch",
     "WeighUneven",
     "check_callbacks",
+    "flat",
     "global_results",
     "on_this_rank",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.optimizer import Reduction, is_distributed
 
@@ -54,14 +55,11 @@ class AgreeStop(keras.callbacks.Callback):
         if self.model.stop_training:
             self.model.stop_training = False
             self.ask()
-        if self._is_known() and (batch + 1) % self._steps_per_update() == 0:
+        if self._is_known() and (batch + 1) % compat.steps_per_update(self.model.optimizer) == 0:
             self.model.stop_training = True
 
     def _is_known(self) -> bool:
         return self._reduction is not None and bool(self._reduction.mean_wish.numpy() > 0)
-
-    def _steps_per_update(self) -> int:
-        return getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the decisions of the epoch's end."""

@@ -16,7 +16,7 @@ from hvdtrain.train.checkpoint import Checkpoint
 REMEMBERED: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-    keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving"),
 }
 ARRAYS = "callbacks/"
 
@@ -36,16 +36,17 @@ class Memory(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Give back what the checkpoint holds; a callback that was not there then begins anew."""
-        if self._found is None:
+        found, self._found = self._found, None  # a second fit goes on from the first
+        if found is None:
             return
-        saved = self._found.state.get("callbacks", {})
+        saved = found.state.get("callbacks", {})
         for name, callback, attributes in self._known():
             values = saved.get(name, {})
             for attribute in attributes:
                 if attribute in values:
                     setattr(callback, attribute, values[attribute])
             prefix = f"{ARRAYS}{name}/"
-            weights = [array for key, array in sorted(self._found.arrays.items()) if key.startswith(prefix)]
+            weights = [array for key, array in sorted(found.arrays.items()) if key.startswith(prefix)]
             if weights:
                 callback.best_weights = weights
 

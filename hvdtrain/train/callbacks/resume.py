@@ -13,6 +13,7 @@ from hvdtrain.train.callbacks.global_metrics import is_summable
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
+from hvdtrain.train.optimizer import is_distributed
 
 METRICS = "metrics/"
 
@@ -54,7 +55,7 @@ def _totals_of(array: np.ndarray, comm: Comm, *, sums: bool) -> np.ndarray:
 
 
 class Resume(keras.callbacks.Callback):
-    """Let the first epoch begin where the checkpoint was written. Place it before all others but `Setup`.
+    """Let the first epoch begin where the checkpoint was written. Place it after `Setup` and what tells the data.
 
     Keras counts the batches that are passed over, so callbacks see the numbers they would have seen.
 
@@ -67,14 +68,32 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         self._comm = comm
         self._found = found
+        self._epochs_done, self._steps_done = found.position
+        self._is_first_epoch = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Let the train function pass over what is done."""
-        steps_done = self._found.position[1]
+        """Let the train function pass over what is done; a second fit has nothing behind it."""
+        steps_done, self._steps_done = self._steps_done, 0
+        self._is_first_epoch = steps_done > 0
         if steps_done:
             compat.skip_steps(self.model, steps_done, steps_per_epoch=self.params["steps"], then=self._go_on)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Refuse another epoch than that of the checkpoint.
+
+        Raises:
+            UserCodeError: If fit was not told where to begin.
+        """
+        if self._is_first_epoch and epoch != self._epochs_done:
+            raise UserCodeError(
+                f"the checkpoint is within epoch {self._epochs_done}, counted from 0, but fit begins at {epoch}: write "
+                "fit(..., initial_epoch=hk.initial_epoch(checkpoint_dir))"
+            )
+        self._is_first_epoch = False
 
     def _go_on(self, batch: Any) -> None:
         """Put the totals of the interrupted epoch back; Keras has reset them when the epoch began."""
         compat.build_metrics(self.model, batch)
         put_back_totals(self.model, self._comm, self._found.arrays)
+        if is_distributed(self.model.optimizer):
+            self.model.optimizer.hvdtrain_reduction.shadows.take()

@@ -61,7 +61,9 @@ class Saver(keras.callbacks.Callback):
         self._state = state or {}
         self._memory = memory or Memory(())
         self._writer = BackgroundWriter(root, keep=keep, is_writer=comm.rank == 0, on_saved=on_saved)
-        self._epochs_done, self._steps_done = found.position if found else (0, 0)
+        self._begins_at = found.position if found else (0, 0)
+        self._epochs_done, self._steps_done = self._begins_at
+        self._is_due = False
         self._saved = (*found.position, found.step) if found else None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -70,6 +72,7 @@ class Saver(keras.callbacks.Callback):
         Raises:
             UserCodeError: On all ranks, if it holds a valid checkpoint of a later step than training starts at.
         """
+        (self._epochs_done, self._steps_done), self._begins_at = self._begins_at, (0, 0)
         step = compat.steps_taken(self.model)
         later = ""
         if self._comm.rank == 0:
@@ -92,17 +95,22 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remember how many epochs are done."""
-        self._epochs_done = epoch
+        self._epochs_done, self._is_due = epoch, False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Save within an epoch when it is time, and where training stops before its end. All ranks count alike."""
+        """Save within an epoch when it is time, and where training stops before its end. All ranks count alike.
+
+        Between two updates only: in the middle of one each rank holds gradients of its own.
+        """
         self._writer.check()
         steps = self._in_epoch(batch + 1)
         before, self._steps_done = self._steps_done, max(steps, self._steps_done)
         if steps <= before or steps == self.params.get("steps"):
             return
         is_time = self._every_steps is not None and steps // self._every_steps > before // self._every_steps
-        if is_time or self.model.stop_training:
+        self._is_due = self._is_due or is_time or self.model.stop_training
+        if self._is_due and (self._comm.size == 1 or steps % compat.steps_per_update(self.model.optimizer) == 0):
+            self._is_due = False
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -121,7 +129,10 @@ class Saver(keras.callbacks.Callback):
         """
         if self._epochs_done:
             self.save()
-        self._writer.flush()
+        try:
+            self._writer.flush()
+        finally:
+            self._comm.gather_json("saved", name="saver")  # whoever reads the directory next finds it complete
 
     def _in_epoch(self, steps: int) -> int:
         """Return the steps really done: the last execution of an epoch may be a short one."""

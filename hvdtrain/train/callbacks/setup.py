@@ -49,6 +49,7 @@ class Setup(keras.callbacks.Callback):
             kept = [*reduction.statistics, *compat.loss_totals(model)] if reduction.skips else []
             if list(map(id, reduction.shadows.variables)) != list(map(id, kept)):  # a traced step holds on to its own
                 reduction.shadows = Shadows(kept)
+                model.train_function = None
             set_loss_weight(model, None)  # of an earlier fit, on other data
             tell_layers(model, reduction)
 
@@ -63,8 +64,9 @@ class Setup(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
         check_whole_updates(self.model.optimizer, self.params.get("steps"))
         preflight(self.model, self._comm, facts={**self._facts, "steps per epoch": self.params.get("steps")})
-        if self._restore is not None and self._comm.rank == 0:
-            self._restore(self.model)
+        restore, self._restore = self._restore, None  # a second fit goes on from the first
+        if restore is not None and self._comm.rank == 0:
+            restore(self.model)
         broadcast_state(self.model, self._comm)
 
 
@@ -88,7 +90,7 @@ def check_whole_updates(optimizer: Any, steps_per_epoch: int | None) -> None:
     Raises:
         UserCodeError: They differ by rank, so the state could not be saved.
     """
-    accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+    accumulated = compat.steps_per_update(optimizer)
     if steps_per_epoch is not None and steps_per_epoch % accumulated:
         raise UserCodeError(
             f"{steps_per_epoch} steps per epoch do not divide by gradient_accumulation_steps {accumulated}: an epoch "

@@ -31,8 +31,9 @@ class WeighUneven(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Give the optimizer the weights before Keras builds its train function."""
         super().set_model(model)
+        steps_done, self._steps_done = self._steps_done, 0  # a second fit begins with an epoch
         if self._is_needed:
-            set_loss_weight(model, LossWeight(self._order, self._steps_done))
+            set_loss_weight(model, LossWeight(self._order, steps_done))
 
 
 class TellEpoch(keras.callbacks.Callback):
@@ -51,7 +52,8 @@ class TellEpoch(keras.callbacks.Callback):
         steps, found = self._batches.order.steps_per_epoch, self.params.get("steps")
         if found != steps:
             raise UserCodeError(
-                f"an epoch of these data has {steps} steps, but fit was told {found}; leave steps_per_epoch out"
+                f"an epoch of these data has {steps} steps, but fit was told {found}; leave steps_per_epoch and take() "
+                "out, and for fewer steps give shard fewer examples: hk.shard((x[:n], y[:n]), ...)"
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -40,6 +40,8 @@ def flat(callbacks: Iterable[keras.callbacks.Callback]) -> Iterator[keras.callba
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.CallbackList):
             yield from flat(callback.callbacks)
+        elif isinstance(callback, list | tuple):
+            yield from flat(callback)
         else:
             yield callback
 
