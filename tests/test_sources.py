@@ -95,4 +95,4 @@ def test_sources_that_cannot_be_cut_are_refused(results):
         assert f"rank {rank} needs 3 of {3 * size} elements" in value["ended_early"]
         assert "expected arrays with one row per example" in value["no_arrays"]
         assert "hk.callbacks([...], data=...)" in value["untold"]
-        assert "leave steps_per_epoch out" in value["steps_per_epoch"]
+        assert "leave steps_per_epoch and take() out" in value["steps_per_epoch"]
