@@ -82,10 +82,10 @@ def save(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         if final.exists():  # the same step again, after a resume from an older checkpoint
             os.rename(final, root / f"{ASIDE}{final.name}")
         os.rename(temporary, final)
-        durable.fsync_directory(root)
+        durable.fsync_path(root)
         for directory in changed:
             with contextlib.suppress(PermissionError):  # a parent that may be written, but not read
-                durable.fsync_directory(directory)
+                durable.fsync_path(directory)
     except BaseException as error:
         with contextlib.suppress(OSError):
             clear_temporary(root)
@@ -124,7 +124,7 @@ def _write_files(directory: Path, checkpoint: Checkpoint) -> None:
         "state.json": durable.write_file(directory / "state.json", lambda file: file.write(state)),
     }
     durable.write_file(directory / MANIFEST, lambda file: file.write(_manifest(digests)))
-    durable.fsync_directory(directory)
+    durable.fsync_path(directory)
 
 
 def _manifest(digests: Mapping[str, str]) -> bytes:

@@ -60,8 +60,8 @@ def make_directory(path: Path) -> list[Path]:
     return [parent.parent for parent in missing]
 
 
-def fsync_directory(path: Path) -> None:
-    """Bring a directory's entries to the disk: names that were made, changed or removed in it."""
+def fsync_path(path: Path) -> None:
+    """Bring a file, or a directory's entries (names that were made, changed or removed in it), to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

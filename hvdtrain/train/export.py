@@ -14,6 +14,7 @@ from hvdtrain.errors import NoSpaceError, NotFoundError
 from hvdtrain.rundir import NO_SPACE
 from hvdtrain.train import checkpoint, compat, user_code
 from hvdtrain.train.checkpoint import Checkpoint
+from hvdtrain.train.durable import fsync_path
 from hvdtrain.train.job import Job, build, compile_model, load
 from hvdtrain.train.state import restore_final
 from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
@@ -85,11 +86,11 @@ def write(model: keras.Model, kind: str, output: Path) -> None:
     try:
         WRITERS[kind](model, temporary)
         for path in [temporary, *temporary.rglob("*")]:
-            _fsync(path)
+            fsync_path(path)
         if output.is_dir():  # a rename replaces a file, but not a directory that holds something
             os.rename(output, replaced)
         os.rename(temporary, output)
-        _fsync(output.parent)
+        fsync_path(output.parent)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise NoSpaceError(f"{output}: no space left to write it; nothing was replaced") from error
@@ -97,14 +98,6 @@ def write(model: keras.Model, kind: str, output: Path) -> None:
     finally:
         _remove(temporary)
         _remove(replaced)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
