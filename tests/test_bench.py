@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from hvdtrain.bench import overhead, report, startup
+from hvdtrain.bench import overhead, report, startup, turns
 from hvdtrain.bench.arms import ARMS, command_of, default_environment, variant
 from hvdtrain.bench.launch import Failure, execute_logged, rows_of, tail
 from hvdtrain.bench.machine import Usage, cpu_ticks
@@ -16,9 +20,11 @@ from hvdtrain.bench.rounds import Launch, Ledger, run_rounds
 from hvdtrain.bench.statistics import bootstrap_interval, estimate, paired_ratios, quartiles, rotated
 from hvdtrain.bench.table import Target, ratio_row, table
 from hvdtrain.bench.task import Task, steps_per_epoch
+from hvdtrain.bench.turns import Contender
 from hvdtrain.config_file import load_config
 from hvdtrain.facts import assumed_facts
 from hvdtrain.train.bench import memory
+from hvdtrain.train.bench.stopwatch import Stopwatch, turn_length
 
 QUIET = Usage(load=0.1, steal=0.0, others=0.0, seconds=1.0)
 
@@ -109,11 +115,11 @@ def test_disturbed_launches_can_be_left_out_and_are_counted():
 
 
 def test_all_examples_over_the_slowest_rank():
-    part = {"model": "cnn", "examples": 300, "seconds": 2.0, "cpu_s": 1.5, "steps": 3}
+    part = {"model": "cnn", "examples": 300, "seconds": [2.0, 1.0], "cpu_s": 1.5, "steps": 3}
     part |= {"warmup_steps": 40, "peak_rss_mb": 9.0}
-    rows = rows_of([{"models": [part]}, {"models": [{**part, "seconds": 3.0}]}])
-    assert rows[0]["examples_per_s"] == 200.0
-    assert rows[0]["seconds"] == [2.0, 3.0]
+    rows = rows_of([{"models": [part]}, {"models": [{**part, "seconds": [1.0, 2.0]}]}])
+    assert rows[0]["examples_per_s"] == 150.0
+    assert rows[0]["seconds"] == [[2.0, 1.0], [1.0, 2.0]]
 
 
 def test_a_failed_launch_is_a_row_with_the_end_of_its_log(tmp_path, capsys):
@@ -173,10 +179,79 @@ def test_task_survives_its_file(tmp_path):
 
 
 def test_epochs_are_whole_executions_within_the_data():
-    assert steps_per_epoch("cnn", batch_size=128, num_ranks=2, steps_per_execution=20) == 40
-    assert steps_per_epoch("fc64", batch_size=1000, num_ranks=2, steps_per_execution=20) == 20
+    assert steps_per_epoch(batch_size=128, num_ranks=2, steps_per_execution=20) == 220
+    assert steps_per_epoch(batch_size=1000, num_ranks=2, steps_per_execution=20) == 20
     with pytest.raises(ValueError, match="cannot fill"):
-        steps_per_epoch("fc64", batch_size=60_000, num_ranks=2, steps_per_execution=1)
+        steps_per_epoch(batch_size=60_000, num_ranks=2, steps_per_execution=1)
+
+
+@pytest.mark.parametrize("executions_per_epoch", [1, 4, 11, 234])
+@pytest.mark.parametrize("num_turns", [1, 3, 11])
+@pytest.mark.parametrize("wanted", [0.01, 1.4, 700.0])
+def test_turns_are_whole_epochs_together_and_about_as_long_as_wanted(executions_per_epoch, num_turns, wanted):
+    length = turn_length(wanted, executions_per_epoch, num_turns)
+    assert length >= 1
+    assert length * num_turns % executions_per_epoch == 0
+    assert abs(length - wanted) <= executions_per_epoch
+
+
+def test_a_turn_begins_after_the_first_epochs_end_and_counts_its_own_executions(tmp_path):
+    gates = []
+
+    class Open:
+        def wait(self):
+            gates.append(True)
+
+    watch = Stopwatch(
+        Meeting(tmp_path, 0, 1), Open(), num_turns=3, seconds=1e-9, steps_per_epoch=60, steps_per_execution=20
+    )
+    is_over = [watch.execution_done() for _ in range(7)]
+    assert is_over == [False] * 6 + [True]
+    assert (watch.warmup_steps, watch.timed_steps, len(watch.timed_s), len(gates)) == (80, 60, 3, 3)
+
+
+def test_arms_take_turns_and_stand_still_between_them(tmp_path, monkeypatch):
+    program = (
+        "import json, sys, time; from pathlib import Path; from hvdtrain.bench.turns import Gate\n"
+        "place = Path(sys.argv[1]); gate = Gate(place, 0); gate.wait(); gate.wait()\n"
+        "row = {'model': 'cnn', 'examples': 1, 'seconds': [1.0], 'cpu_s': 1, 'steps': 1, 'warmup_steps': 1}\n"
+        "(place / 'result_0000.json').write_text(json.dumps({'models': [{**row, 'peak_rss_mb': 1}]}))\n"
+    )
+    monkeypatch.setattr(
+        turns, "command_of", lambda *_: ([sys.executable, "-c", program, str(tmp_path)], dict(os.environ))
+    )
+    task = Task("hvdtrain", ("cnn",), 1.0, 1, 1, 1, str(tmp_path))
+    contender = Contender(ARMS["hvdtrain"], task, assumed_facts(), 1)
+    try:
+        assert contender.run()
+        pid = int(turns.ready_place(tmp_path, 1, 0).read_text())
+        assert state_of(pid) == "T"
+        assert contender.run()
+        assert state_of(pid) == "T"
+        assert not contender.run()
+        assert [row["model"] for row in contender.outcome()] == ["cnn"]
+    finally:
+        contender.end()
+
+
+def test_a_contender_that_is_ended_leaves_no_process(tmp_path, monkeypatch):
+    program = (
+        "import sys; from pathlib import Path; from hvdtrain.bench.turns import Gate; Gate(Path(sys.argv[1]), 0).wait()"
+    )
+    monkeypatch.setattr(
+        turns, "command_of", lambda *_: ([sys.executable, "-c", program, str(tmp_path)], dict(os.environ))
+    )
+    contender = Contender(ARMS["hvdtrain"], Task("hvdtrain", ("cnn",), 1.0, 1, 1, 1, str(tmp_path)), assumed_facts(), 1)
+    assert contender.run()
+    pid = int(turns.ready_place(tmp_path, 1, 0).read_text())
+    contender.end()
+    assert not Path(f"/proc/{pid}").exists()
+    assert isinstance(contender.outcome(), Failure)
+
+
+def state_of(pid):
+    time.sleep(0.05)
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_ranks_that_meet_see_each_others_values(tmp_path):
@@ -226,7 +301,7 @@ def test_saving_is_an_arm_of_its_own_beside_the_product():
     ]  # fmt: skip
     rows = [row(0, arm.name, "cnn", speed) for arm, speed in zip(arms, (102.0, 100.0), strict=True)]
     assert "<= 1.01  NOT MET" in report.throughput_tables(rows, [arm.name for arm in arms], ["cnn"], markdown=False)
-    assert steps_per_epoch("cnn", batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50) == 100
+    assert steps_per_epoch(batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50) == 100
 
 
 @pytest.mark.parametrize(

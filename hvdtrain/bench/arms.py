@@ -49,7 +49,10 @@ ARMS = {
         Arm("default", "hand-written", "default", "the hand-written loop under plain mpirun, no settings"),
         Arm("one process", "one process", "alone", "plain Keras fit, one process on all cores, batch as on one rank"),
         Arm(
-            "one process at global batch", "one process", "alone", "the same with the batch of all ranks together",
+            "one process at global batch",
+            "one process",
+            "alone",
+            "the same with the batch of all ranks together",
             has_global_batch=True,
         ),
     )

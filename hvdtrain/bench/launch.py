@@ -1,20 +1,15 @@
-"""Starting one arm once, seeing it through, and reading what its workers measured."""
+"""What a launch leaves: its output, its exit code, and what its workers measured."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.bench.arms import Arm, command_of
 from hvdtrain.bench.machine import Usage, UsageMeter
-from hvdtrain.bench.task import Task
 from hvdtrain.errors import ExitCode
-from hvdtrain.facts import Facts
 from hvdtrain.runner import execute
 
 NUM_TAIL_LINES = 12
@@ -27,29 +22,6 @@ class Failure:
 
     code: int
     tail: str
-
-
-def launch_arm(arm: Arm, task: Task, facts: Facts, num_ranks: int) -> tuple[list[dict[str, Any]] | Failure, Usage]:
-    """Run one arm; return one row per model, or why there are none.
-
-    Args:
-        arm: How to start it.
-        task: What its workers do; the directory is chosen here.
-        facts: The machine.
-        num_ranks: Processes to start, where the arm has several.
-
-    Raises:
-        KeyboardInterrupt: If the user stopped it.
-    """
-    with tempfile.TemporaryDirectory(prefix="hvdtrain-bench-") as directory:
-        task = dataclasses.replace(task, directory=directory)
-        task.write()
-        command, environ = command_of(arm, str(task.path), facts, num_ranks)
-        code, usage = execute_logged(command, environ, Path(directory, "log"))
-        results = [json.loads(path.read_text()) for path in sorted(Path(directory).glob("result_*.json"))]
-        if code or len(results) != task.num_ranks:
-            return Failure(code, tail(Path(directory, "log"))), usage
-    return rows_of(results), usage
 
 
 def execute_logged(command: Sequence[str], environ: Mapping[str, str], log: Path) -> tuple[int, Usage]:
@@ -72,22 +44,28 @@ def tail(log: Path) -> str:
     return "\n".join(lines[-NUM_TAIL_LINES:])
 
 
-def rows_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row per model: all ranks' examples over the slowest rank's time.
+def read_rows(directory: Path, num_ranks: int) -> list[dict[str, Any]]:
+    """Return what the workers measured, one row per model; none if a rank has left nothing."""
+    results = [json.loads(path.read_text()) for path in sorted(directory.glob("result_*.json"))]
+    return rows_of(results) if len(results) == num_ranks else []
 
-    >>> row = {"model": "cnn", "examples": 100, "seconds": 2.0, "cpu_s": 1.0, "steps": 1,
+
+def rows_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per model: all ranks' examples over the slowest rank's time in each turn.
+
+    >>> row = {"model": "cnn", "examples": 100, "seconds": [2.0, 1.0], "cpu_s": 1.0, "steps": 1,
     ...        "warmup_steps": 40, "peak_rss_mb": 5.0}
-    >>> rows_of([{"models": [row]}, {"models": [{**row, "seconds": 4.0}]}])[0]["examples_per_s"]
-    50.0
+    >>> rows_of([{"models": [row]}, {"models": [{**row, "seconds": [1.0, 3.0]}]}])[0]["examples_per_s"]
+    40.0
     """
     rows = []
     for parts in zip(*(result["models"] for result in results), strict=True):
-        slowest = max(part["seconds"] for part in parts)
+        slowest = sum(map(max, zip(*(part["seconds"] for part in parts), strict=True)))
         rows.append(
             {
                 "model": parts[0]["model"],
                 "examples_per_s": sum(part["examples"] for part in parts) / slowest,
-                "seconds": [part["seconds"] for part in parts],
+                "seconds": [[round(turn, 5) for turn in part["seconds"]] for part in parts],
                 "cpu_s": [part["cpu_s"] for part in parts],
                 "steps": parts[0]["steps"],
                 "warmup_steps": parts[0]["warmup_steps"],

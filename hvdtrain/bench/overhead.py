@@ -1,8 +1,8 @@
 """What hvdtrain costs and gains: `python -m hvdtrain.bench.overhead [--startup | --memory]`.
 
 Throughput of Keras fit with hvdtrain against a hand-written Horovod loop, against the same processes without
-communication, against Horovod with no settings, and against one process on all cores. Everything is interleaved
-round by round; ratios are taken within a round.
+communication, against Horovod with no settings, and against one process on all cores. Each round launches all arms,
+which then take turns of a second or two; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from pathlib import Path
 
 from hvdtrain.bench import report, startup
 from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, UNCHECKED, Arm, variant
-from hvdtrain.bench.launch import launch_arm
 from hvdtrain.bench.machine import describe
-from hvdtrain.bench.rounds import Launch, Ledger, run_rounds
+from hvdtrain.bench.rounds import Launch, Ledger, run_rounds, run_turns
 from hvdtrain.bench.table import MEMORY_TARGET, STARTUP_TARGET
 from hvdtrain.bench.task import MODELS, NUM_EXAMPLES, Task, steps_per_epoch
 from hvdtrain.errors import ExitCode, HvdtrainError
 from hvdtrain.facts import Facts, gather_facts
-
-MEMORY_SECONDS = 2.0
 
 
 def main() -> None:
@@ -53,7 +50,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--save-every", type=positive, metavar="STEPS", help="one more arm: the product saving every STEPS steps"
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="wanted length of a timed section (default 4)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="wanted length of a turn (default 1.5)")
+    parser.add_argument("--turns", type=positive, default=11, help="of each arm and model in a round (default 11)")
     parser.add_argument("--batch-size", type=positive, default=128, help="examples per rank and step (default 128)")
     parser.add_argument("--steps-per-execution", type=positive, default=20, help="on every arm (default 20)")
     parser.add_argument("--ranks", type=positive, default=2, help="default 2")
@@ -68,14 +66,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def check_sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a message if the data cannot fill one execution."""
     try:
-        for model in options.models:
-            steps_per_epoch(
-                model,
-                batch_size=options.batch_size,
-                num_ranks=options.ranks,
-                steps_per_execution=options.steps_per_execution,
-                steps_per_save=options.save_every,
-            )
+        steps_per_epoch(
+            batch_size=options.batch_size,
+            num_ranks=options.ranks,
+            steps_per_execution=options.steps_per_execution,
+            steps_per_save=options.save_every,
+        )
     except ValueError as error:
         parser.error(str(error))
 
@@ -105,8 +101,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the chosen mode and print its outcome; return the exit code."""
     facts = gather_facts()
     ledger = Ledger(options.out)
-    launches = choose_launches(options, facts)
-    is_whole = run_rounds(options.rounds, launches, ledger)
+    is_whole = measure(options, facts, ledger)
     rows = report.undisturbed(ledger.rows) if options.drop_disturbed else ledger.rows
     print(tables(options, rows, [arm.name for arm in throughput_arms(options)]))
     print()
@@ -132,8 +127,8 @@ def conditions(options: argparse.Namespace) -> str:
         text += f", a checkpoint every {options.save_every} steps on the saving arm"
     return (
         f"{text}, {options.steps_per_execution} steps per execution, Adam, {NUM_EXAMPLES} synthetic float32 examples "
-        "of 28 x 28 x 1 in memory; at least 40 steps of warm-up left out; timed sections of about "
-        f"{options.seconds:g} s, all ranks' examples over the slowest rank's time."
+        f"of 28 x 28 x 1 in memory; a first epoch left out, then {options.turns} turns of about {options.seconds:g} s, "
+        "together whole epochs; all ranks' examples over the slowest rank's time in each turn."
     )
 
 
@@ -148,42 +143,38 @@ def throughput_arms(options: argparse.Namespace) -> list[Arm]:
     ]
 
 
-def choose_launches(options: argparse.Namespace, facts: Facts) -> dict[str, tuple[str, Launch]]:
-    """Return what each round starts."""
+def measure(options: argparse.Namespace, facts: Facts, ledger: Ledger) -> bool:
+    """Run the rounds of the chosen mode; return whether the user let them finish."""
     if options.startup:
         size = (options.ranks, options.batch_size)
-        return {
+        launches: dict[str, tuple[str, Launch]] = {
             "hvdtrain run": ("hvdtrain run", partial(startup.start_product, *size)),
             "bare processes": ("bare processes", partial(startup.start_bare, *size, facts)),
         }
-    if options.memory:
-        return {
-            f"{name}, {model}": (name, throughput_launch(ARMS[name], (model,), MEMORY_SECONDS, options, facts))
-            for model in options.models
-            for name in ("hvdtrain", "hand-written")
-        }
-    return {
-        arm.name: (arm.name, throughput_launch(arm, options.models, options.seconds, options, facts))
-        for arm in throughput_arms(options)
-    }
+        return run_rounds(options.rounds, launches, ledger)
+    if options.memory:  # a model's peak would hide behind that of the one before it
+        arms, sets = [ARMS["hvdtrain"], ARMS["hand-written"]], [(model,) for model in options.models]
+    else:
+        arms, sets = throughput_arms(options), [options.models]
+    return all(
+        run_turns(options.rounds, [(arm, task_of(arm, models, options)) for arm in arms], facts, options.ranks, ledger)
+        for models in sets
+    )
 
 
-def throughput_launch(
-    arm: Arm, models: tuple[str, ...], seconds: float, options: argparse.Namespace, facts: Facts
-) -> Launch:
-    """Return how to start one arm once."""
-    is_alone = arm.launch == "alone"
-    task = Task(
+def task_of(arm: Arm, models: tuple[str, ...], options: argparse.Namespace) -> Task:
+    """Return what an arm's workers do, but for the directory."""
+    return Task(
         kind=arm.kind,
         models=models,
-        seconds=seconds,
+        seconds=options.seconds,
         batch_size=options.batch_size * (options.ranks if arm.has_global_batch else 1),
         steps_per_execution=options.steps_per_execution,
-        num_ranks=1 if is_alone else options.ranks,
+        num_ranks=1 if arm.launch == "alone" else options.ranks,
         directory="",
+        num_turns=1 if options.memory else options.turns,
         steps_per_save=options.save_every,
     )
-    return partial(launch_arm, arm, task, facts, options.ranks)
 
 
 def tables(options: argparse.Namespace, rows: report.Rows, arms: Sequence[str]) -> str:

@@ -1,18 +1,23 @@
-"""Round by round through launches in rotated order: raw rows to a file, progress with the remaining time."""
+"""Round by round through launches or turns in rotated order: raw rows to a file, progress with the remaining time."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hvdtrain.bench.arms import Arm
 from hvdtrain.bench.launch import Failure
-from hvdtrain.bench.machine import Usage
+from hvdtrain.bench.machine import Usage, UsageMeter
 from hvdtrain.bench.statistics import rotated
+from hvdtrain.bench.task import Task
+from hvdtrain.bench.turns import Contender, interruptible, working_directory
+from hvdtrain.facts import Facts
 
 Launch = Callable[[], tuple[list[dict[str, Any]] | Failure, Usage]]
 
@@ -59,6 +64,58 @@ def run_rounds(num_rounds: int, launches: dict[str, tuple[str, Launch]], ledger:
     return True
 
 
+def run_turns(
+    num_rounds: int, entries: Sequence[tuple[Arm, Task]], facts: Facts, num_ranks: int, ledger: Ledger
+) -> bool:
+    """Launch every arm once per round and let them take turns; return whether the user let it finish.
+
+    Args:
+        num_rounds: How often.
+        entries: The arms and what each does; all of them the same models and turns.
+        facts: The machine.
+        num_ranks: Of the benchmark.
+        ledger: Where rows go.
+    """
+    began = time.monotonic()
+    try:
+        with interruptible():
+            for number in range(num_rounds):
+                _say(f"round {number + 1}/{num_rounds}{_remaining(number, num_rounds, time.monotonic() - began)}")
+                meter = UsageMeter()
+                with contextlib.ExitStack() as stack:
+                    outcomes = _run_round(number, entries, facts, num_ranks, stack)
+                usage = meter.read()
+                for name, outcome in outcomes.items():
+                    _keep(ledger, number, name, name, outcome, usage)
+    except KeyboardInterrupt:
+        _say("stopped; what follows is from the rounds that ended")
+        return False
+    return True
+
+
+def _run_round(
+    number: int, entries: Sequence[tuple[Arm, Task]], facts: Facts, num_ranks: int, stack: contextlib.ExitStack
+) -> dict[str, list[dict[str, Any]] | Failure]:
+    contenders: dict[str, Contender] = {}
+    outcomes: dict[str, list[dict[str, Any]] | Failure] = {}
+    by_name = {arm.name: (arm, task) for arm, task in entries}
+    turn = 0
+    while len(outcomes) < len(by_name):
+        order = rotated(list(by_name), number)
+        for name in order if turn % 2 == 0 else reversed(order):
+            if name in outcomes:
+                continue
+            if name not in contenders:
+                arm, task = by_name[name]
+                task = dataclasses.replace(task, directory=str(stack.enter_context(working_directory())))
+                contenders[name] = Contender(arm, task, facts, num_ranks)
+                stack.callback(contenders[name].end)
+            if not contenders[name].run():
+                outcomes[name] = contenders[name].outcome()
+        turn += 1
+    return outcomes
+
+
 def _keep(
     ledger: Ledger, number: int, arm: str, name: str, found: list[dict[str, Any]] | Failure, usage: Usage
 ) -> None:
@@ -76,7 +133,7 @@ def _keep(
         return
     for row in found:
         ledger.add({**common, **row})
-    _say("  " + "; ".join(_short(row) for row in found))
+    _say(f"  {name}: " + "; ".join(_short(row) for row in found))
 
 
 def _short(row: dict[str, Any]) -> str:

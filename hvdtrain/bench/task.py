@@ -10,8 +10,7 @@ from pathlib import Path
 MODELS = ("cnn", "fc512", "fc64")
 TITLES = {"cnn": "CNN, 2 convolutions", "fc512": "FC 512-512", "fc64": "FC 64-64"}
 NUM_EXAMPLES = 60_000
-# Steps of one epoch before rounding to whole executions: MNIST's for the fast models, a few seconds for the slow one.
-EPOCH_STEPS = {"cnn": 40, "fc512": 234, "fc64": 234}
+EPOCH_STEPS = 234  # MNIST's at 256 examples a step, before rounding to whole executions
 MIN_WARMUP_STEPS = 40
 
 
@@ -22,11 +21,12 @@ class Task:
     Args:
         kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain saving`, `hand-written`, `ceiling` or `one process`.
         models: Trained one after another.
-        seconds: Wanted length of each timed section.
+        seconds: Wanted length of each turn.
         batch_size: Examples per rank and step.
         steps_per_execution: Steps per call into TensorFlow.
         num_ranks: Processes that meet.
         directory: Where they meet and leave their results.
+        num_turns: Timed turns of each model.
         steps_per_save: Steps between two checkpoints, where they are measured; epochs are then two of these long.
     """
 
@@ -37,6 +37,7 @@ class Task:
     steps_per_execution: int
     num_ranks: int
     directory: str
+    num_turns: int = 1
     steps_per_save: int | None = None
 
     @property
@@ -56,13 +57,13 @@ class Task:
 
 
 def steps_per_epoch(
-    model: str, *, batch_size: int, num_ranks: int, steps_per_execution: int, steps_per_save: int | None = None
+    *, batch_size: int, num_ranks: int, steps_per_execution: int, steps_per_save: int | None = None
 ) -> int:
     """Return the steps of one epoch: whole executions only, and no more than the data hold.
 
-    >>> steps_per_epoch("fc64", batch_size=128, num_ranks=2, steps_per_execution=20)
+    >>> steps_per_epoch(batch_size=128, num_ranks=2, steps_per_execution=20)
     220
-    >>> steps_per_epoch("cnn", batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50)
+    >>> steps_per_epoch(batch_size=128, num_ranks=2, steps_per_execution=25, steps_per_save=50)
     100
     """
     most = NUM_EXAMPLES // (batch_size * num_ranks)
@@ -73,7 +74,7 @@ def steps_per_epoch(
                 f"and two of them an epoch of at most {most} steps"
             )
         return 2 * steps_per_save
-    num_executions = min(EPOCH_STEPS[model], most) // steps_per_execution
+    num_executions = min(EPOCH_STEPS, most) // steps_per_execution
     if num_executions == 0:
         raise ValueError(
             f"{NUM_EXAMPLES} examples cannot fill {steps_per_execution} steps of {batch_size} x {num_ranks}; "

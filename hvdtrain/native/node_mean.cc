@@ -1,17 +1,20 @@
 // HvdtrainNodeMean: the mean of tensors over the ranks of one machine, through shared memory, inside a training step.
 //
-// All ranks map one file in /dev/shm: a header, and parts that each hold one rank's tensors. A collective is
+// All ranks map one file in /dev/shm: a header, and parts that each hold one rank's tensors. In a collective every rank
+// goes through its tensors block by block:
 //
-//     write your tensors into your part;  meet;  add up all parts, in the order of the ranks, straight into the outputs.
+//     write the block into your part;  say how far you are;  add up the blocks that all ranks have written, in the order
+//     of the ranks, straight into the outputs.
 //
-// Two sets of parts take turns: who writes into a set has met everybody since it was last read. Where there are many
-// ranks and much to add, work is shared instead:
+// The last rank to come finds all other parts complete and reads its own tensors once; the others follow it closely.
+// Two sets of parts take turns: who writes into a set has seen everybody write into the other one, and so finish with
+// this one. Where there are many ranks and much to add, work is shared instead:
 //
 //     write your tensors into your part;  meet;  add up your share of the elements into a part for the result;  meet;
 //     copy the whole result out.
 //
-// The order of the additions never changes, so all ranks get the same bits in every run. Who comes early looks at the
-// meeting's counter for a while, then sleeps on it (futex(2)) and leaves its core to those that still compute.
+// The order of the additions never changes, so all ranks get the same bits in every run. Who comes early watches for a
+// while, then sleeps (futex(2)) and leaves its core to those that still compute.
 //
 // Each rank also adds up the means it makes. If one of these sums is infinite or not a number, every rank looks at each
 // tensor: which means are not finite, and which of its own tensors were not. Otherwise no tensor is read again.
@@ -33,6 +36,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -48,22 +52,28 @@ using tensorflow::Tensor;
 using tensorflow::shape_inference::InferenceContext;
 
 constexpr int kMaxRanks = 1024;
-constexpr int64_t kBlock = 4096;        // elements summed at a time, so that sums stay in the nearest cache
+constexpr int64_t kBlock = 16384;       // elements between two words on how far a rank is; they stay in a core's cache
+constexpr int64_t kSumBlock = 4096;     // elements summed at a time, so that sums stay in the nearest cache
 constexpr int64_t kSmallBytes = 65536;  // of all ranks' parts: to read them all is quicker than to meet once more
 constexpr size_t kAlignment = 64;       // bytes of a cache line
-constexpr int kPausesPerClock = 32;     // looks at the counter between two looks at the clock
+constexpr int kLooksPerClock = 32;      // at the others, between two looks at the clock
 constexpr int kLanes = 16;              // partial sums side by side, so that compilers add several at once
 
 // What the ranks share besides their data; a new file is all zeros, which is how it begins.
 struct Header {
-  alignas(kAlignment) std::atomic<uint32_t> arrivals;   // at all meetings so far
-  alignas(kAlignment) std::atomic<uint32_t> meetings;   // that are over; early ranks sleep on it
+  alignas(kAlignment) std::atomic<uint64_t> arrivals;  // at all meetings so far
+  alignas(kAlignment) std::atomic<uint32_t> news;      // how often something was announced; early ranks sleep on it
   alignas(kAlignment) std::atomic<uint32_t> sleepers;
-  alignas(kAlignment) std::atomic<uint32_t> gone;       // 1 + a rank that has left for good
-  alignas(kAlignment) std::atomic<uint32_t> attended[kMaxRanks];  // meetings a rank has come to
-  alignas(kAlignment) std::atomic<uint32_t> suspects[kMaxRanks];  // whether the sum of a rank's means was not finite
+  alignas(kAlignment) std::atomic<uint32_t> gone;      // 1 + a rank that has left for good
 };
-static_assert(std::atomic<uint32_t>::is_always_lock_free, "processes share these counters");
+
+// What one rank says of itself. A line of its own: who writes it does not disturb who reads another's.
+struct alignas(kAlignment) Word {
+  std::atomic<uint64_t> written;   // elements, over all collectives
+  std::atomic<uint64_t> attended;  // meetings
+  std::atomic<uint32_t> suspects;  // whether the sum of its means was not finite
+};
+static_assert(std::atomic<uint64_t>::is_always_lock_free, "processes share these counters");
 
 int64_t Microseconds() {
   timespec now;
@@ -100,7 +110,8 @@ class Segment {
   const bool shares_work;
 
   absl::Status Open() {
-    const size_t total = sizeof(Header) + stride_ * (shares_work ? ranks_.size + 1 : 2 * ranks_.size);
+    const size_t words = sizeof(Word) * ranks_.size;
+    const size_t total = sizeof(Header) + words + stride_ * (shares_work ? ranks_.size + 1 : 2 * ranks_.size);
     const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) return absl::InternalError(path_ + ": " + strerror(errno));
     // Reserve the memory now: a full /dev/shm would otherwise kill the process at some later write.
@@ -113,7 +124,8 @@ class Segment {
                                           strerror(error) + "; set horovod.reduction: horovod");
     }
     header_ = static_cast<Header*>(memory);
-    parts_ = static_cast<char*>(memory) + sizeof(Header);
+    words_ = reinterpret_cast<Word*>(header_ + 1);
+    parts_ = reinterpret_cast<char*>(words_) + words;
     const absl::Status met = Meet();
     if (ranks_.rank == 0) unlink(path_.c_str());  // everybody has it; nothing is left behind, however the ranks end
     return met;
@@ -125,78 +137,108 @@ class Segment {
   template <typename T>
   T* Result() const { return Part<T>(ranks_.size); }
 
-  void TakeTurns() { turn_ = 1 - turn_; }
+  // Say how many elements of this collective's part are written.
+  void Written(int64_t count, int64_t total) {
+    const bool is_first = written_now_ == 0;
+    written_now_ = count;
+    words_[ranks_.rank].written.store(written_before_ + count);
+    // Who sleeps wakes up while this rank still writes, unless it wants this rank's core.
+    if (count == total || (is_first && ranks_.spin_us > 0)) Announce();
+  }
+
+  // Tell whether all ranks have written so many elements.
+  bool AllHaveWritten(int64_t count) const {
+    for (int rank = 0; rank < ranks_.size; ++rank) {
+      if (words_[rank].written.load() < written_before_ + count) return false;
+    }
+    return true;
+  }
+
+  absl::Status WaitUntilWritten(int64_t count) {
+    return WaitUntil([&] { return AllHaveWritten(count); },
+                     [&](int rank) { return words_[rank].written.load() >= written_before_ + count; });
+  }
+
+  // The next collective takes the other set of parts.
+  void TakeTurns() {
+    turn_ = 1 - turn_;
+    written_before_ += written_now_;
+    written_now_ = 0;
+  }
 
   // Say, between the two meetings of a collective, whether this rank's means must be looked at.
-  void Suspect(bool is_suspect) { header_->suspects[ranks_.rank].store(is_suspect); }
+  void Suspect(bool is_suspect) { words_[ranks_.rank].suspects.store(is_suspect); }
 
   // Tell, after the second meeting, whether any rank said so: the same answer on all of them.
   bool IsSuspect() const {
     for (int rank = 0; rank < ranks_.size; ++rank) {
-      if (header_->suspects[rank].load()) return true;
+      if (words_[rank].suspects.load()) return true;
     }
     return false;
   }
 
   // Return when all ranks have come here.
   absl::Status Meet() {
-    const uint32_t before = header_->meetings.load();
-    header_->attended[ranks_.rank].fetch_add(1);
-    if (header_->arrivals.fetch_add(1) + 1 == (before + 1) * static_cast<uint32_t>(ranks_.size)) {
-      header_->meetings.store(before + 1);
-      if (header_->sleepers.load() != 0) Futex(&header_->meetings, FUTEX_WAKE, INT32_MAX, nullptr);
+    const uint64_t number = words_[ranks_.rank].attended.fetch_add(1) + 1, all = number * ranks_.size;
+    if (header_->arrivals.fetch_add(1) + 1 == all) {
+      Announce();
       return absl::OkStatus();
     }
-    return IsOverSoon(before) ? absl::OkStatus() : Sleep(before);
+    return WaitUntil([&] { return header_->arrivals.load() >= all; },
+                     [&](int rank) { return words_[rank].attended.load() >= number; });
   }
 
   // Tell those who wait, now or later, that this rank does not come any more.
   void Leave() {
     header_->gone.store(ranks_.rank + 1);
-    Futex(&header_->meetings, FUTEX_WAKE, INT32_MAX, nullptr);
+    Announce();
   }
 
   std::mutex mutex;  // one collective at a time
 
  private:
-  bool IsOverSoon(uint32_t before) const {
-    if (ranks_.spin_us == 0) return false;
-    const int64_t end = Microseconds() + ranks_.spin_us;
-    do {
-      for (int look = 0; look < kPausesPerClock; ++look) {
-        if (header_->meetings.load() != before) return true;
-        Pause();
-      }
-    } while (Microseconds() < end);
-    return false;
+  void Announce() {
+    header_->news.fetch_add(1);
+    if (header_->sleepers.load() != 0) Futex(&header_->news, FUTEX_WAKE, INT32_MAX, nullptr);
   }
 
-  absl::Status Sleep(uint32_t before) {
+  // Return when `is_over` says so; `has_come` tells it of one rank.
+  template <typename IsOver, typename HasCome>
+  absl::Status WaitUntil(const IsOver& is_over, const HasCome& has_come) {
     const int64_t began = Microseconds();
+    do {
+      for (int look = 0; look < kLooksPerClock; ++look) {
+        if (is_over()) return absl::OkStatus();
+        Pause();
+      }
+    } while (Microseconds() < began + ranks_.spin_us);
     int64_t told_s = 0;
     header_->sleepers.fetch_add(1);
-    while (header_->meetings.load() == before && header_->gone.load() == 0) {
-      const timespec second{1, 0};  // not for ever: Leave may come between the look above and the sleep
-      Futex(&header_->meetings, FUTEX_WAIT, before, &second);
+    while (true) {
+      const uint32_t news = header_->news.load();  // before the look: what is announced after it ends the sleep
+      if (is_over() || header_->gone.load() != 0) break;
+      const timespec second{1, 0};  // and back, to say for whom this rank waits
+      Futex(&header_->news, FUTEX_WAIT, news, &second);
       const int64_t waited_s = (Microseconds() - began) / 1000000;
       if (waited_s - told_s >= ranks_.patience_s) {
         told_s = waited_s;
         fprintf(stderr, "hvdtrain: rank %d has waited %lld s for the gradients of rank%s\n", ranks_.rank,
-                static_cast<long long>(waited_s), Missing().c_str());
+                static_cast<long long>(waited_s), Missing(has_come).c_str());
       }
     }
     header_->sleepers.fetch_sub(1);
-    if (header_->meetings.load() != before) return absl::OkStatus();
+    if (is_over()) return absl::OkStatus();
     return absl::AbortedError("rank " + std::to_string(header_->gone.load() - 1) +
                               " has left, and the others wait for its gradients in vain");
   }
 
-  // " 1", or "s 1, 3": who has not come to the meeting this rank waits in.
-  std::string Missing() const {
+  // " 1", or "s 1, 3": who has not come.
+  template <typename HasCome>
+  std::string Missing(const HasCome& has_come) const {
     std::string names;
     int count = 0;
     for (int rank = 0; rank < ranks_.size; ++rank) {
-      if (header_->attended[rank].load() == header_->attended[ranks_.rank].load()) continue;
+      if (has_come(rank)) continue;
       names += (count++ ? ", " : " ") + std::to_string(rank);
     }
     return (count == 1 ? "" : "s") + names;
@@ -206,7 +248,9 @@ class Segment {
   const Ranks ranks_;
   const size_t stride_;
   int turn_ = 0;
+  uint64_t written_before_ = 0, written_now_ = 0;  // elements: in earlier collectives, and in this one
   Header* header_ = nullptr;
+  Word* words_ = nullptr;
   char* parts_ = nullptr;
 };
 
@@ -251,31 +295,9 @@ class NodeMeanOp : public OpKernel {
     Segment* segment = nullptr;
     OP_REQUIRES_OK(context, Find(total, &segment));
     std::lock_guard<std::mutex> lock(segment->mutex);
-    T* mine = segment->Part<T>(ranks_.rank);
-    for (const Tensor& tensor : tensors) {
-      memcpy(mine, tensor.data(), tensor.NumElements() * sizeof(T));
-      mine += tensor.NumElements();
-    }
-    OP_REQUIRES_OK(context, segment->Meet());
     bool is_suspect = false;
-    if (segment->shares_work) {
-      const int64_t begin = total * ranks_.rank / ranks_.size, end = total * (ranks_.rank + 1) / ranks_.size;
-      segment->Suspect(AddUp(*segment, begin, end, segment->Result<T>() + begin));
-      OP_REQUIRES_OK(context, segment->Meet());
-      is_suspect = segment->IsSuspect();
-    }
-    int64_t done = 0;
-    for (int i = 0; i < tensors.size(); ++i) {
-      Tensor* mean = nullptr;
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({i}, i, tensors[i].shape(), &mean));
-      const int64_t count = mean->NumElements();
-      if (segment->shares_work) {
-        memcpy(mean->data(), segment->Result<T>() + done, count * sizeof(T));
-      } else {
-        is_suspect |= AddUp(*segment, done, done + count, static_cast<T*>(mean->data()));
-      }
-      done += count;
-    }
+    OP_REQUIRES_OK(context, segment->shares_work ? ShareWork(context, tensors, total, segment, &is_suspect)
+                                                 : FollowClosely(context, tensors, total, segment, &is_suspect));
     Tensor* nonfinite = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(tensors.size(), {2, tensors.size()}, &nonfinite));
     nonfinite->matrix<bool>().setConstant(false);
@@ -296,14 +318,86 @@ class NodeMeanOp : public OpKernel {
     return absl::OkStatus();
   }
 
+  absl::Status Mean(OpKernelContext* context, const OpInputList& tensors, int i, T** mean) const {
+    Tensor* output = nullptr;
+    TF_RETURN_IF_ERROR(context->forward_input_or_allocate_output({i}, i, tensors[i].shape(), &output));
+    *mean = static_cast<T*>(output->data());
+    return absl::OkStatus();
+  }
+
+  absl::Status ShareWork(OpKernelContext* context, const OpInputList& tensors, int64_t total, Segment* segment,
+                         bool* is_suspect) const {
+    T* mine = segment->Part<T>(ranks_.rank);
+    for (const Tensor& tensor : tensors) {
+      memcpy(mine, tensor.data(), tensor.NumElements() * sizeof(T));
+      mine += tensor.NumElements();
+    }
+    TF_RETURN_IF_ERROR(segment->Meet());
+    const int64_t begin = total * ranks_.rank / ranks_.size, end = total * (ranks_.rank + 1) / ranks_.size;
+    segment->Suspect(AddUp(*segment, begin, end, segment->Result<T>() + begin));
+    TF_RETURN_IF_ERROR(segment->Meet());
+    *is_suspect = segment->IsSuspect();
+    const T* result = segment->Result<T>();
+    for (int i = 0; i < tensors.size(); ++i) {
+      T* mean = nullptr;
+      TF_RETURN_IF_ERROR(Mean(context, tensors, i, &mean));
+      memcpy(mean, result, tensors[i].NumElements() * sizeof(T));
+      result += tensors[i].NumElements();
+    }
+    return absl::OkStatus();
+  }
+
+  // Some elements of one tensor: where they come from, where they go, and their place in the part.
+  struct Piece {
+    const T* own;
+    T* mean;
+    int64_t begin, end;
+  };
+
+  absl::Status FollowClosely(OpKernelContext* context, const OpInputList& tensors, int64_t total, Segment* segment,
+                             bool* is_suspect) const {
+    std::vector<Piece> pieces;
+    int64_t place = 0;
+    for (int i = 0; i < tensors.size(); ++i) {
+      T* mean = nullptr;
+      TF_RETURN_IF_ERROR(Mean(context, tensors, i, &mean));
+      const T* own = static_cast<const T*>(tensors[i].data());
+      for (int64_t at = 0, count = tensors[i].NumElements(); at < count; at += kBlock) {
+        pieces.push_back({own + at, mean + at, place + at, place + std::min(count, at + kBlock)});
+      }
+      place += tensors[i].NumElements();
+    }
+    T* mine = segment->Part<T>(ranks_.rank);
+    int64_t said = 0;
+    size_t added = 0;
+    for (const Piece& piece : pieces) {
+      memcpy(mine + piece.begin, piece.own, (piece.end - piece.begin) * sizeof(T));
+      if (piece.end - said < kBlock && piece.end < total) continue;
+      segment->Written(said = piece.end, total);
+      if (!segment->AllHaveWritten(said)) continue;
+      for (; added < pieces.size() && pieces[added].end <= said; ++added) *is_suspect |= AddUp(*segment, pieces[added]);
+    }
+    for (; added < pieces.size(); ++added) {
+      if (!segment->AllHaveWritten(pieces[added].end)) {
+        TF_RETURN_IF_ERROR(segment->WaitUntilWritten(pieces[added].end));
+      }
+      *is_suspect |= AddUp(*segment, pieces[added]);
+    }
+    return absl::OkStatus();
+  }
+
+  bool AddUp(const Segment& segment, const Piece& piece) const {
+    return AddUp(segment, piece.begin, piece.end, piece.mean);
+  }
+
   // Add up some elements over all ranks; return true if their means must be looked at.
   bool AddUp(const Segment& segment, int64_t begin, int64_t end, T* result) const {
     using S = typename Sum<T>::Type;
     const S scale = S(1) / S(ranks_.size);
-    S sum[kBlock];
+    S sum[kSumBlock];
     S lanes[kLanes] = {};
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t count = std::min(kBlock, end - at);
+    for (int64_t at = begin; at < end; at += kSumBlock) {
+      const int64_t count = std::min(kSumBlock, end - at);
       const T* first = segment.Part<T>(0) + at;
       for (int64_t k = 0; k < count; ++k) sum[k] = static_cast<S>(first[k]);
       for (int rank = 1; rank < ranks_.size; ++rank) {

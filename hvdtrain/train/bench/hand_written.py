@@ -30,12 +30,13 @@ def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch) ->
         loss_mean.reset_state()
         accuracy.reset_state()
         iterator = iter(dataset)
-        for done in range(0, batches.order.steps_per_epoch, task.steps_per_execution):
+        for _ in range(0, batches.order.steps_per_epoch, task.steps_per_execution):
             run(iterator)
-            stopwatch.execution_done(done + task.steps_per_execution)
+            is_done = stopwatch.execution_done()
+            if is_done:
+                break
         float(loss_mean.result()), float(accuracy.result())  # an epoch's log line would show them
         batches.epoch += 1
-        is_done = stopwatch.epoch_done()
 
 
 def make_execution(

@@ -47,19 +47,15 @@ class UncheckedSetup(Setup):
 
 
 class Timer(keras.callbacks.Callback):
-    """Keep the stopwatch, and end the fit when the timed section is over. Must be the last callback."""
+    """Keep the stopwatch, and end the fit when the last turn is over. Must be the last callback."""
 
     def __init__(self, stopwatch: Stopwatch) -> None:
         super().__init__()
         self._stopwatch = stopwatch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Note the first execution."""
-        self._stopwatch.execution_done(batch + 1)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stop after the section; every rank counts the same epochs."""
-        if self._stopwatch.epoch_done():
+        """Count the execution; every rank counts the same ones."""
+        if self._stopwatch.execution_done():
             self.model.stop_training = True
 
 
@@ -70,7 +66,7 @@ def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, co
         name: The model.
         batches: This rank's data.
         task: What the launch is about.
-        stopwatch: Told of every epoch.
+        stopwatch: Told of every execution.
         comm: The ranks; None for plain Keras.
     """
     model = problems.build(name)

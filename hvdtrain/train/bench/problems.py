@@ -38,10 +38,9 @@ def data() -> tuple[tf.Tensor, tf.Tensor]:
     return tf.constant(x), tf.constant(random.integers(NUM_CLASSES, size=NUM_EXAMPLES))
 
 
-def batches(name: str, arrays: Any, task: Task, rank: int) -> EpochBatches:
+def batches(arrays: Any, task: Task, rank: int) -> EpochBatches:
     """Return one rank's batches, made as the product makes them."""
     steps = steps_per_epoch(
-        name,
         batch_size=task.batch_size,
         num_ranks=task.num_ranks,
         steps_per_execution=task.steps_per_execution,

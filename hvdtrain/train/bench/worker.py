@@ -12,6 +12,7 @@ from typing import Any
 
 from hvdtrain.bench.meeting import Meeting
 from hvdtrain.bench.task import Task
+from hvdtrain.bench.turns import Gate
 from hvdtrain.launch.rank import RankInfo, rank_info
 from hvdtrain.train import devices
 from hvdtrain.train.bench import memory
@@ -30,14 +31,22 @@ def main() -> None:
     from hvdtrain.train.bench.stopwatch import Stopwatch
 
     meeting = Meeting(Path(task.directory), info.rank, info.size)
+    gate = Gate(Path(task.directory), info.rank)
     arrays = problems.data()
     rows = []
     for name in task.models:
         memory.reset_peak()
-        batches = problems.batches(name, arrays, task, info.rank)
-        stopwatch = Stopwatch(meeting, seconds=task.seconds, steps_per_epoch=batches.order.steps_per_epoch)
+        batches = problems.batches(arrays, task, info.rank)
+        stopwatch = Stopwatch(
+            meeting,
+            gate,
+            num_turns=task.num_turns,
+            seconds=task.seconds,
+            steps_per_epoch=batches.order.steps_per_epoch,
+            steps_per_execution=task.steps_per_execution,
+        )
         train(name, batches, task, stopwatch)
-        meeting.exchange("done")
+        gate.wait()
         rows.append({"model": name, **measured(stopwatch, task.batch_size)})
     result = {"rank": info.rank, "cores": sorted(os.sched_getaffinity(0)), "models": rows}
     Path(task.directory, f"result_{info.rank:04d}.json").write_text(json.dumps(result), encoding="utf-8")

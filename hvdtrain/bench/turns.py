@@ -1,0 +1,145 @@
+"""Arms that take turns: all are launched, and one after another runs for a moment while the others are stopped.
+
+A shared machine is now faster and now slower for minutes. Turns of a second or two meet the same machine, where whole
+launches one after another do not. Each turn ends after a number of executions, so whole epochs are measured, with
+what happens at their ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hvdtrain.bench.arms import Arm, command_of
+from hvdtrain.bench.launch import Failure, read_rows, tail
+from hvdtrain.bench.task import Task
+from hvdtrain.facts import Facts
+from hvdtrain.runner import descendants, end_group, kill_all
+
+POLL_S = 0.0005  # of ranks, which are stopped most of the time
+DRIVER_POLL_S = 0.01  # of the driver, which runs beside the arm that is measured
+STOP_GRACE_S = 5.0
+
+
+class Gate:
+    """Where one rank says that its turn is over and waits for the next one.
+
+    Args:
+        directory: Of the launch.
+        rank: This process.
+    """
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        self._directory = directory
+        self._rank = rank
+        self._count = 0
+
+    def wait(self) -> None:
+        """Return when the driver lets this arm go on."""
+        self._count += 1
+        place = ready_place(self._directory, self._count, self._rank)
+        temporary = place.with_suffix(".tmp")
+        temporary.write_text(str(os.getpid()), encoding="utf-8")
+        os.rename(temporary, place)
+        while not go_place(self._directory, self._count).exists():
+            time.sleep(POLL_S)
+
+
+def ready_place(directory: Path, count: int, rank: int) -> Path:
+    """Return the file in which a rank says that it is ready for its turn of this number."""
+    return directory / f"ready_{count:05d}_rank_{rank:04d}"
+
+
+def go_place(directory: Path, count: int) -> Path:
+    """Return the file whose being there lets all ranks of a launch have their turn."""
+    return directory / f"go_{count:05d}"
+
+
+class Contender:
+    """One arm of one round, from its launch to its numbers.
+
+    Args:
+        arm: How it is started.
+        task: What its workers do, with a directory of its own.
+        facts: The machine.
+        num_ranks: Of the benchmark.
+    """
+
+    def __init__(self, arm: Arm, task: Task, facts: Facts, num_ranks: int) -> None:
+        self._task = task
+        self._directory = Path(task.directory)
+        self._log = self._directory / "log"
+        self._count = 0
+        task.write()
+        command, environ = command_of(arm, str(task.path), facts, num_ranks)
+        into_log = ["bash", "-c", 'exec >"$0" 2>&1 </dev/null; exec "$@"', str(self._log)]
+        self._process = subprocess.Popen([*into_log, *command], env=environ, start_new_session=True)
+
+    def run(self) -> bool:
+        """Let it run until its turn is over, then stop it; return False when it has ended."""
+        self._continue()
+        if self._count:
+            go_place(self._directory, self._count).touch()
+        self._count += 1
+        places = [ready_place(self._directory, self._count, rank) for rank in range(self._task.num_ranks)]
+        while not all(place.exists() for place in places):
+            if self._process.poll() is not None:
+                return False
+            time.sleep(DRIVER_POLL_S)
+        for place in places:
+            os.kill(int(place.read_text()), signal.SIGSTOP)
+        return True
+
+    def outcome(self) -> list[dict[str, Any]] | Failure:
+        """Return one row per model, or why there are none; the arm has ended."""
+        rows = read_rows(self._directory, self._task.num_ranks)
+        return Failure(self._process.wait(), tail(self._log)) if self._process.wait() or not rows else rows
+
+    def end(self) -> None:
+        """Leave nothing behind, however far it has come."""
+        if self._process.poll() is None:
+            self._continue()
+            members = descendants(self._process.pid)
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_GRACE_S)
+            kill_all({self._process.pid, *members})
+            self._process.wait()
+        end_group(self._process.pid)
+
+    def _continue(self) -> None:
+        for rank in range(self._task.num_ranks):
+            place = ready_place(self._directory, self._count, rank)
+            if place.exists():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(place.read_text()), signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While inside, SIGTERM and SIGHUP stop the benchmark as SIGINT does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def working_directory() -> Iterator[Path]:
+    """Yield a directory for one contender."""
+    with tempfile.TemporaryDirectory(prefix="hvdtrain-bench-") as directory:
+        yield Path(directory)
