@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
 PLAN_VERSION = 2
+# Not 0, at which Horovod's threads give up the core without end (sched_yield) and never sleep: where such ranks are
+# stopped and continued, as gang scheduling does, Linux 6.18 let nothing else on the machine run for minutes.
+DEFAULT_CYCLE_TIME_MS = 0.1
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     num_cores = facts.num_cores or world.num_ranks
     cores_per_rank = max(1, num_cores // world.num_ranks)
     asked_ms = config.horovod.cycle_time_ms
-    cycle_time_ms = default_cycle_time_ms(cores_per_rank) if asked_ms == "auto" else float(asked_ms)
+    cycle_time_ms = DEFAULT_CYCLE_TIME_MS if asked_ms == "auto" else float(asked_ms)
     ledger = [
         Entry("strategy", world.strategy, world.rule),
         Entry("replicas", str(world.num_replicas), world.replicas_rule),
@@ -178,15 +181,6 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         ledger=tuple(ledger),
         warnings=world.warnings + _warnings(config, world) + exchange_warnings(config, world),
     )
-
-
-def default_cycle_time_ms(cores_per_rank: int) -> float:
-    """Return how long Horovod sleeps between two looks at its queue when the user leaves it to us.
-
-    With one core per rank it need not sleep: its threads run only while the step waits for them, so each gradient
-    leaves at once. With more cores it would keep one of them busy for nothing.
-    """
-    return 0.0 if cores_per_rank == 1 else 0.1
 
 
 # -- how much data ------------------------------------------------------------------------------

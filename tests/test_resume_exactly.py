@@ -1,6 +1,5 @@
 """Exact resume and exactly-once data: the short forms of `tests/harness/resume_*` and `world_changes`, and stops."""
 
-
 import pytest
 
 from tests.harness import resume_kills, resume_points, world_changes

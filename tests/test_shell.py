@@ -82,5 +82,3 @@ def test_waiting_ranks_yield_only_where_they_fill_the_cores():
 
 def test_no_launcher_is_no_token():
     assert tokens("none", 1, 8) == []
-
-

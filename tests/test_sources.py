@@ -8,9 +8,7 @@ from tests.ranks.worlds import all_equal
 
 def together(values: list, epoch: int) -> list[list[int]]:
     """Return each step's examples of all ranks, one rank after the other."""
-    return [
-        [number for value in values for number in value[epoch][step]] for step in range(len(values[0][epoch]))
-    ]
+    return [[number for value in values for number in value[epoch][step]] for step in range(len(values[0][epoch]))]
 
 
 @pytest.mark.parametrize("remainder", ["drop", "pad"])

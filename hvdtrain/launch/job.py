@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hvdtrain.launch import LAUNCHERS
 from hvdtrain.launch.request import LaunchRequest, Setting
 from hvdtrain.launch.shell import Script
-from hvdtrain.plan import Plan, default_cycle_time_ms
+from hvdtrain.plan import DEFAULT_CYCLE_TIME_MS, Plan
 
 
 def worker_environment(
@@ -32,7 +32,7 @@ def worker_environment(
         settings.append(
             Setting(
                 (f"HOROVOD_CYCLE_TIME={cycle_time_ms:g}",),
-                _cycle_reason(cores_per_rank, cycle_time_ms),
+                "ms Horovod sleeps before it looks for gradients; its default of 1 is longer than a small model's step",
             )
         )
     return settings
@@ -44,12 +44,6 @@ def _interop(cores_per_rank: int, *, is_deterministic: bool) -> Setting:
     if cores_per_rank == 1:
         return Setting(("TF_NUM_INTEROP_THREADS=1",), "one: a second thread would only take turns on the one core")
     return Setting(("TF_NUM_INTEROP_THREADS=2",), "two operations at a time, each on all cores of the rank")
-
-
-def _cycle_reason(cores_per_rank: int, cycle_time_ms: float) -> str:
-    if cycle_time_ms == 0 and cores_per_rank == 1:
-        return "ms Horovod sleeps before it looks for gradients: none, as it runs only while the step waits for it"
-    return "ms Horovod sleeps before it looks for gradients; its default of 1 is longer than a small model's step"
 
 
 def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> Script:
@@ -105,7 +99,7 @@ def command_script(command: Sequence[str], *, num_ranks: int, num_cores: int, la
     request = LaunchRequest(num_ranks, num_cores)
     chosen = LAUNCHERS[launcher]
     cores_per_rank = max(1, num_cores // num_ranks)
-    environment = worker_environment(num_ranks, cores_per_rank, default_cycle_time_ms(cores_per_rank))
+    environment = worker_environment(num_ranks, cores_per_rank, DEFAULT_CYCLE_TIME_MS)
     return Script(
         title=f"{num_ranks} rank{'s' if num_ranks > 1 else ''}, {chosen.title}",
         origin=f"hvdtrain run --ranks {num_ranks} --dry-run -- COMMAND",
