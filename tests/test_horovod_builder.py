@@ -296,9 +296,11 @@ def is_running(pid):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_the_compilers_and_leaves_no_scratch(tmp_path, number):
     script = f"""
-import os, sys, tempfile
+import os, signal, sys, tempfile
 from pathlib import Path
-from hvdtrain.doctor.progress import Progress, interruptible, run_logged
+from hvdtrain.doctor.progress import Progress, run_logged
+from hvdtrain.signals import interruptible
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
 with interruptible(), tempfile.TemporaryDirectory(dir={str(tmp_path)!r}, prefix="build-"):
     run_logged(["sh", "-c", '"$0" -c "$1" "$2" & wait', sys.executable, child, {str(tmp_path / "pid")!r}],

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from hvdtrain.bench.launch import Failure
 from hvdtrain.bench.machine import Usage, UsageMeter
 from hvdtrain.bench.statistics import rotated
 from hvdtrain.bench.task import Task
-from hvdtrain.bench.turns import Contender, interruptible, working_directory
+from hvdtrain.bench.turns import Contender
 from hvdtrain.facts import Facts
+from hvdtrain.signals import interruptible
 
 Launch = Callable[[], tuple[list[dict[str, Any]] | Failure, Usage]]
 
@@ -96,23 +98,18 @@ def run_turns(
 def _run_round(
     number: int, entries: Sequence[tuple[Arm, Task]], facts: Facts, num_ranks: int, stack: contextlib.ExitStack
 ) -> dict[str, list[dict[str, Any]] | Failure]:
-    contenders: dict[str, Contender] = {}
+    contenders = {}
+    for arm, task in entries:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="hvdtrain-bench-"))
+        contenders[arm.name] = Contender(arm, dataclasses.replace(task, directory=directory), facts, num_ranks)
+        stack.callback(contenders[arm.name].end)
     outcomes: dict[str, list[dict[str, Any]] | Failure] = {}
-    by_name = {arm.name: (arm, task) for arm, task in entries}
-    turn = 0
-    while len(outcomes) < len(by_name):
-        order = rotated(list(by_name), number)
-        for name in order if turn % 2 == 0 else reversed(order):
-            if name in outcomes:
-                continue
-            if name not in contenders:
-                arm, task = by_name[name]
-                task = dataclasses.replace(task, directory=str(stack.enter_context(working_directory())))
-                contenders[name] = Contender(arm, task, facts, num_ranks)
-                stack.callback(contenders[name].end)
+    order = rotated(list(contenders), number)
+    while order:
+        for name in order:
             if not contenders[name].run():
                 outcomes[name] = contenders[name].outcome()
-        turn += 1
+        order = [name for name in reversed(order) if name not in outcomes]
     return outcomes
 
 

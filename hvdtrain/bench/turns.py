@@ -11,9 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +71,19 @@ class Contender:
     """
 
     def __init__(self, arm: Arm, task: Task, facts: Facts, num_ranks: int) -> None:
-        self._task = task
+        self._arm, self._task = arm, task
+        self._facts, self._num_ranks = facts, num_ranks
         self._directory = Path(task.directory)
         self._log = self._directory / "log"
         self._count = 0
-        task.write()
-        command, environ = command_of(arm, str(task.path), facts, num_ranks)
-        into_log = ["bash", "-c", 'exec >"$0" 2>&1 </dev/null; exec "$@"', str(self._log)]
-        self._process = subprocess.Popen([*into_log, *command], env=environ, start_new_session=True)
+        self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> bool:
-        """Let it run until its turn is over, then stop it; return False when it has ended."""
-        self._continue()
-        if self._count:
+        """Let it run until it is ready for its next turn, and stop it; return False when it has ended."""
+        if self._process is None:
+            self._process = self._start()
+        else:
+            self._send(signal.SIGCONT)
             go_place(self._directory, self._count).touch()
         self._count += 1
         places = [ready_place(self._directory, self._count, rank) for rank in range(self._task.num_ranks)]
@@ -93,19 +91,22 @@ class Contender:
             if self._process.poll() is not None:
                 return False
             time.sleep(DRIVER_POLL_S)
-        for place in places:
-            os.kill(int(place.read_text()), signal.SIGSTOP)
+        self._send(signal.SIGSTOP)
         return True
 
     def outcome(self) -> list[dict[str, Any]] | Failure:
         """Return one row per model, or why there are none; the arm has ended."""
+        assert self._process is not None
+        code = self._process.wait()
         rows = read_rows(self._directory, self._task.num_ranks)
-        return Failure(self._process.wait(), tail(self._log)) if self._process.wait() or not rows else rows
+        return Failure(code, tail(self._log)) if code or not rows else rows
 
     def end(self) -> None:
         """Leave nothing behind, however far it has come."""
+        if self._process is None:
+            return
         if self._process.poll() is None:
-            self._continue()
+            self._send(signal.SIGCONT)
             members = descendants(self._process.pid)
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -114,32 +115,16 @@ class Contender:
             self._process.wait()
         end_group(self._process.pid)
 
-    def _continue(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._task.write()
+        command, environ = command_of(self._arm, str(self._task.path), self._facts, self._num_ranks)
+        into_log = ["bash", "-c", 'exec >"$0" 2>&1 </dev/null; exec "$@"', str(self._log)]
+        return subprocess.Popen([*into_log, *command], env=environ, start_new_session=True)
+
+    def _send(self, number: signal.Signals) -> None:
+        """Send a signal to the ranks that have said they are ready."""
         for rank in range(self._task.num_ranks):
             place = ready_place(self._directory, self._count, rank)
             if place.exists():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(place.read_text()), signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """While inside, SIGTERM and SIGHUP stop the benchmark as SIGINT does."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def working_directory() -> Iterator[Path]:
-    """Yield a directory for one contender."""
-    with tempfile.TemporaryDirectory(prefix="hvdtrain-bench-") as directory:
-        yield Path(directory)
+                    os.kill(int(place.read_text()), number)

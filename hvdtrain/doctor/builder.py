@@ -22,7 +22,7 @@ from hvdtrain.doctor.advice import build_obstacles, run_obstacles
 from hvdtrain.doctor.diagnose import diagnose
 from hvdtrain.doctor.mpi import Mpi
 from hvdtrain.doctor.native import build_node_mean
-from hvdtrain.doctor.progress import Progress, interruptible, run_logged, run_to_the_end
+from hvdtrain.doctor.progress import Progress, run_logged, run_to_the_end
 from hvdtrain.doctor.ranks import start_ranks
 from hvdtrain.doctor.recipe import (
     HOROVOD_VERSION,
@@ -38,6 +38,7 @@ from hvdtrain.doctor.recipe import (
 from hvdtrain.doctor.survey import Survey, take_survey
 from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.facts import search_path
+from hvdtrain.signals import interruptible
 
 SECONDS_PER_DAY = 86_400
 # Importing TensorFlow twice on a slow file system, and the sum itself.

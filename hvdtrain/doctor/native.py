@@ -10,9 +10,10 @@ from pathlib import Path
 
 from hvdtrain.cache import cache_root
 from hvdtrain.doctor.diagnose import diagnose
-from hvdtrain.doctor.progress import Progress, interruptible, run_logged
+from hvdtrain.doctor.progress import Progress, run_logged
 from hvdtrain.doctor.survey import Survey
 from hvdtrain.native import SOURCE, library_path
+from hvdtrain.signals import interruptible
 
 # Not -march=native: one cache often serves nodes of different age.
 OPTIONS = ("-O3", "-shared", "-fPIC", "-w")

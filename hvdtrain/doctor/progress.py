@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
+
+from hvdtrain.signals import handled
 
 PLAIN_INTERVAL_S = 20.0
 # "  [ 45%] Building CXX object horovod/tensorflow/CMakeFiles/tensorflow.dir/mpi_ops.cc.o"
@@ -150,25 +151,3 @@ def run_to_the_end(command: Sequence[str], *, environ: Mapping[str, str]) -> sub
     if interrupts:
         raise KeyboardInterrupt
     return result
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let a closed connection or a kill clean up the way Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with handled({signal.SIGTERM: stop, signal.SIGHUP: stop}):
-        yield
-
-
-@contextmanager
-def handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handle these signals like this for a while."""
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
