@@ -53,6 +53,21 @@ elif what == "nonfinite":
         marks = look(tf.constant(large, dtype), tf.constant(odd, dtype), tf.constant(half, dtype)).nonfinite
         is_bad = not np.isfinite(bad)
         assert marks.numpy().tolist() == [[False, is_bad, False], [False, is_bad and rank == 1, False]], (bad, marks)
+elif what.startswith("follow"):
+    shared, own = np.random.default_rng(7), np.random.default_rng(100 + rank)
+
+    @tf.function
+    def means_of(*tensors):  # what is computed in a graph is overwritten in place
+        tensors = [tensor * 1 for tensor in tensors]
+        return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=int(what[6:])).means
+
+    for repeat in range(100):
+        sizes = (5, 16383, 0, 16384, 16385, 50000, 1)
+        arrays = [[shared.normal(size=count).astype(np.float32) for count in sizes] for _ in range(size)]
+        time.sleep(own.choice([0, 0, 0.003]))
+        found = means_of(*map(tf.constant, arrays[rank]))
+        wanted = [(a + b) * np.float32(0.5) for a, b in zip(*arrays)]
+        assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, wanted)), repeat
 elif what == "leave":
     mean(tf.ones(3))
     if rank == 1:
@@ -100,6 +115,12 @@ def run_ranks(library: Path, size: int, what: str) -> list[subprocess.CompletedP
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_bits_are_those_of_adding_in_the_order_of_the_ranks(library, dtype):
     for rank in run_ranks(library, 3, dtype):
+        assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
+
+
+@pytest.mark.parametrize("spin_us", [0, 300])
+def test_whoever_comes_first_both_ranks_get_the_same_bits_from_tensors_of_many_blocks(library, spin_us):
+    for rank in run_ranks(library, 2, f"follow{spin_us}"):
         assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
 
 
