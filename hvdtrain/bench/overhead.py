@@ -127,8 +127,8 @@ def conditions(options: argparse.Namespace) -> str:
         text += f", a checkpoint every {options.save_every} steps on the saving arm"
     return (
         f"{text}, {options.steps_per_execution} steps per execution, Adam, {NUM_EXAMPLES} synthetic float32 examples "
-        f"of 28 x 28 x 1 in memory; a first epoch left out, then {options.turns} turns of about {options.seconds:g} s, "
-        "together whole epochs; all ranks' examples over the slowest rank's time in each turn."
+        f"of 28 x 28 x 1 in memory; a first epoch left out, then {num_turns(options)} turns of about "
+        f"{options.seconds:g} s, together whole epochs; all ranks' examples over the slowest rank's time in each turn."
     )
 
 
@@ -162,6 +162,11 @@ def measure(options: argparse.Namespace, facts: Facts, ledger: Ledger) -> bool:
     )
 
 
+def num_turns(options: argparse.Namespace) -> int:
+    """Return how many turns each arm has with each model; memory does not depend on them."""
+    return 1 if options.memory else int(options.turns)
+
+
 def task_of(arm: Arm, models: tuple[str, ...], options: argparse.Namespace) -> Task:
     """Return what an arm's workers do, but for the directory."""
     return Task(
@@ -172,7 +177,7 @@ def task_of(arm: Arm, models: tuple[str, ...], options: argparse.Namespace) -> T
         steps_per_execution=options.steps_per_execution,
         num_ranks=1 if arm.launch == "alone" else options.ranks,
         directory="",
-        num_turns=1 if options.memory else options.turns,
+        num_turns=num_turns(options),
         steps_per_save=options.save_every,
     )
 
