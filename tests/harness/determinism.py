@@ -62,7 +62,9 @@ def launch(number: int, num_cases: int = NUM_CASES) -> dict[str, Any]:
         settings = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         environ = {**os.environ, **settings, "PATH": search_path(), "PYTHONPATH": str(PROJECT)}
         command = [sys.executable, "-m", "hvdtrain", "run", "twice.yaml"]
-        subprocess.run(command, cwd=folder, env=environ, check=True, timeout=600, stdout=subprocess.DEVNULL)
+        code = subprocess.run(command, cwd=folder, env=environ, timeout=600, stdout=subprocess.DEVNULL).returncode
+        logs = "\n".join(file.read_text(errors="replace") for file in folder.glob("runs/*/*/logs/*"))
+        assert code == 0, f"exit code {code}; its logs:\n{logs}"  # the folder goes, and with it what mpirun said
         (run,) = find_runs(folder / "runs")
         summary = json.loads(run.summary.read_text())
         used = json.loads(run.environment.read_text())["reduction"]
