@@ -31,11 +31,15 @@ def execute_logged(command: Sequence[str], environ: Mapping[str, str], log: Path
         KeyboardInterrupt: If a signal stopped it.
     """
     meter = UsageMeter()
-    into_log = ["bash", "-c", 'exec >"$0" 2>&1 </dev/null; exec "$@"', str(log)]
-    code = execute([*into_log, *command], environ=environ)
+    code = execute(into_log(command, log), environ=environ)
     if code in SIGNALLED:
         raise KeyboardInterrupt
     return code, meter.read()
+
+
+def into_log(command: Sequence[str], log: Path) -> list[str]:
+    """Return the command with its output in a file, and without input."""
+    return ["bash", "-c", 'exec >"$0" 2>&1 </dev/null; exec "$@"', str(log), *command]
 
 
 def tail(log: Path) -> str:

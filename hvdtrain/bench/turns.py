@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from hvdtrain.bench.arms import Arm, command_of
-from hvdtrain.bench.launch import Failure, read_rows, tail
+from hvdtrain.bench.launch import Failure, into_log, read_rows, tail
 from hvdtrain.bench.task import Task
 from hvdtrain.facts import Facts
-from hvdtrain.runner import descendants, end_group, kill_all
+from hvdtrain.runner import STOP_GRACE_S, descendants, end_group, kill_all
 
 POLL_S = 0.0005  # of ranks, which are stopped most of the time
 DRIVER_POLL_S = 0.01  # of the driver, which runs beside the arm that is measured
-STOP_GRACE_S = 5.0
 
 
 class Gate:
@@ -118,8 +117,7 @@ class Contender:
     def _start(self) -> subprocess.Popen[bytes]:
         self._task.write()
         command, environ = command_of(self._arm, str(self._task.path), self._facts, self._num_ranks)
-        into_log = ["bash", "-c", 'exec >"$0" 2>&1 </dev/null; exec "$@"', str(self._log)]
-        return subprocess.Popen([*into_log, *command], env=environ, start_new_session=True)
+        return subprocess.Popen(into_log(command, self._log), env=environ, start_new_session=True)
 
     def _send(self, number: signal.Signals) -> None:
         """Send a signal to the ranks that have said they are ready."""
