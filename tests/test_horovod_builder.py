@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hvdtrain.doctor.builder import is_genuine
+from hvdtrain.doctor.adaptations import CHANGES, WITHOUT_XLA
+from hvdtrain.doctor.builder import adapted_source, is_genuine
 from hvdtrain.doctor.diagnose import KNOWN_CAUSES, diagnose, first_error_line
 from hvdtrain.doctor.progress import Progress, run_logged
 from hvdtrain.doctor.recipe import (
@@ -22,7 +23,6 @@ from hvdtrain.doctor.recipe import (
     cache_directory,
     gpu_label,
     num_build_jobs,
-    without_xla,
 )
 from tests.conftest import missing
 
@@ -50,12 +50,12 @@ add_library(${TF_TARGET_LIB} SHARED ${SOURCES} ${TF_SOURCES})
 
 def test_only_the_xla_source_leaves_the_cmake_list():
     line = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n'
-    assert without_xla(CMAKE_LIST) == CMAKE_LIST.replace(line, "")
+    assert WITHOUT_XLA.apply(CMAKE_LIST) == CMAKE_LIST.replace(line, "")
 
 
 def test_an_unexpected_source_is_refused():
-    with pytest.raises(ValueError, match="xla_mpi_ops"):
-        without_xla(without_xla(CMAKE_LIST))
+    with pytest.raises(ValueError, match="CMakeLists.txt has .*xla_mpi_ops.* 0 times, not 1"):
+        WITHOUT_XLA.apply(WITHOUT_XLA.apply(CMAKE_LIST))
 
 
 @pytest.mark.parametrize(

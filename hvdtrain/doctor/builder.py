@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hvdtrain.doctor.adaptations import ADDED, CHANGES
 from hvdtrain.doctor.advice import build_obstacles, run_obstacles
 from hvdtrain.doctor.diagnose import diagnose
 from hvdtrain.doctor.mpi import Mpi
@@ -33,7 +34,6 @@ from hvdtrain.doctor.recipe import (
     cache_directory,
     gpu_label,
     num_build_jobs,
-    without_xla,
 )
 from hvdtrain.doctor.survey import Survey, take_survey
 from hvdtrain.errors import EnvironmentNotFitError
@@ -202,11 +202,14 @@ def is_genuine(archive: Path) -> bool:
 
 
 def adapted_source(archive: Path, scratch: Path) -> Path:
-    """Unpack the source and make the recipe's one change; return its directory."""
+    """Unpack the source and make our changes to it; return its directory."""
     shutil.unpack_archive(archive, scratch)
     source = scratch / SDIST_NAME.removesuffix(".tar.gz")
-    cmake_list = source / "horovod" / "tensorflow" / "CMakeLists.txt"
-    cmake_list.write_text(without_xla(cmake_list.read_text()))
+    for change in CHANGES:
+        place = source / change.path
+        place.write_text(change.apply(place.read_text()))
+    for path, added in ADDED.items():
+        shutil.copyfile(added, source / path)
     return source
 
 

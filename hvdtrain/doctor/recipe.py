@@ -1,4 +1,4 @@
-"""How Horovod 0.28.1 is built: its source, the changes to it, the options, and the name of the result. Pure."""
+"""How Horovod 0.28.1 is built: its source, the options, and the name of the result. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hvdtrain.cache import cache_root
 HOROVOD_VERSION = "0.28.1"
 SDIST_NAME = f"horovod-{HOROVOD_VERSION}.tar.gz"
 SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-# Part of the key: raise it when a change of this file makes another library.
-RECIPE = 1
+# Part of the key: raise it when a change of this file, or of the adaptations, makes another library.
+RECIPE = 2
 GPU_CHOICES = ("none", "nccl")
 # What of the user's environment decides where a GPU build finds CUDA and NCCL.
 GPU_VARIABLES = (
@@ -26,9 +26,6 @@ GPU_VARIABLES = (
     "HOROVOD_NCCL_LINK",
 )
 GB_PER_JOB = 2.0
-
-# Where a TensorFlow CMake list names the source of Horovod's XLA operations.
-XLA_LINE = re.compile(r"^[^\n#]*xla_mpi_ops\.cc[^\n]*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -126,21 +123,6 @@ def gpu_label(gpu: str, environ: Mapping[str, str]) -> str:
     """
     places = [f"{name}={environ[name]}" for name in GPU_VARIABLES if gpu != "none" and environ.get(name)]
     return " ".join([gpu, *places])
-
-
-def without_xla(cmake_text: str) -> str:
-    """Return Horovod's TensorFlow CMake list without the XLA operations.
-
-    Their source includes XLA headers at places that TensorFlow left in 2.13 and highwayhash headers it no longer
-    ships. They serve XLA-compiled collectives on GPUs only; everything else is in mpi_ops.cc.
-
-    Raises:
-        ValueError: If the line is not there: then this is not the source the recipe is for.
-    """
-    adapted, num_changes = XLA_LINE.subn("", cmake_text)
-    if num_changes != 1 or "mpi_ops.cc" not in adapted:
-        raise ValueError("horovod/tensorflow/CMakeLists.txt does not name xla_mpi_ops.cc once, as expected")
-    return adapted
 
 
 def num_build_jobs(num_cores: int, memory_gb: float | None) -> int:

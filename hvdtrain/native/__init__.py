@@ -1,6 +1,6 @@
-"""The one TensorFlow operation of our own, in C++: its source, and where its compiled library is kept.
+"""C++ of our own: a TensorFlow operation, with where its compiled library is kept, and a header added to Horovod.
 
-`hvdtrain build-horovod` compiles it; a worker that does not find it averages gradients through Horovod instead.
+`hvdtrain build-horovod` compiles them; a worker that does not find the operation averages gradients through Horovod.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from hvdtrain.cache import cache_root
 
 SOURCE = Path(__file__).with_name("node_mean.cc")
+HOROVOD_IDLE = Path(__file__).with_name("horovod_idle.h")
 
 
 def library_path(tensorflow_version: str, environ: Mapping[str, str]) -> Path:

@@ -1,0 +1,36 @@
+"""The Horovod that `hvdtrain build-horovod` makes leaves a rank's core alone while nothing is asked of it."""
+
+import importlib.metadata
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hvdtrain.doctor.recipe import RECIPE
+from tests.conftest import missing
+from tests.ranks.worlds import rank_command
+
+pytestmark = pytest.mark.usefixtures("require_horovod")
+
+
+def ranks_of(folder: Path, size: int, idle_wait: str) -> list[dict]:
+    folder.mkdir()
+    command, environ = rank_command(size, "horovod", "tests.ranks.idle", str(folder))
+    environ["HOROVOD_IDLE_WAIT"] = idle_wait
+    log = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert log.returncode == 0, log.stdout + log.stderr
+    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_an_idle_rank_is_left_alone_and_all_sums_are_right(tmp_path, size):
+    if "+tf" not in importlib.metadata.version("horovod"):
+        missing("horovod", f"the Horovod installed here is not from hvdtrain build-horovod, recipe {RECIPE}")
+    sleeping, meeting = (ranks_of(tmp_path / wait, size, wait) for wait in ("1", "0"))
+    for rank in [*sleeping, *meeting]:
+        assert rank["first"] == rank["cached"] == rank["late"] == size
+        assert rank["any order"] == [size, 10.0 * size]
+    # The control: Horovod as released spins through the whole time.
+    most, least = max(rank["idle_cpu_s"] for rank in sleeping), min(rank["idle_cpu_s"] for rank in meeting)
+    assert most < least / 5
