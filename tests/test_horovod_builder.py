@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hvdtrain.doctor.adaptations import CHANGES, WITHOUT_XLA
-from hvdtrain.doctor.builder import adapted_source, is_genuine
+from hvdtrain.doctor.adaptations import WITHOUT_XLA
+from hvdtrain.doctor.builder import is_genuine
 from hvdtrain.doctor.diagnose import KNOWN_CAUSES, diagnose, first_error_line
 from hvdtrain.doctor.progress import Progress, run_logged
 from hvdtrain.doctor.recipe import (
@@ -54,7 +54,7 @@ def test_only_the_xla_source_leaves_the_cmake_list():
 
 
 def test_an_unexpected_source_is_refused():
-    with pytest.raises(ValueError, match="CMakeLists.txt has .*xla_mpi_ops.* 0 times, not 1"):
+    with pytest.raises(ValueError, match=r"CMakeLists.txt has .*xla_mpi_ops.* 0 times, not 1"):
         WITHOUT_XLA.apply(WITHOUT_XLA.apply(CMAKE_LIST))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,7 +108,7 @@ def require_same_weights(model: keras.Model, comm: Comm) -> None:
     """
     seeds = {id(state) for state in compat.seed_states(model)}
     digests = [digest(compat.to_array(variable)) for variable in model.weights if id(variable) not in seeds]
-    gathered = comm.gather_json(hashlib.sha1("".join(digests).encode()).hexdigest(), name="weights")
+    gathered = comm.gather_json("".join(digests), name="weights")
     odd = [rank for rank, theirs in enumerate(gathered) if theirs != gathered[0]]
     if odd:
         raise OutOfSyncError(
