@@ -19,6 +19,14 @@ IMPORT_PATH = rf"^{_DOTTED}:{_DOTTED}$"
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 NO_NUL = r"^[^\x00]*$"
+# What Slurm reads from an #SBATCH line, where nothing can be quoted reliably.
+SLURM_WORD = r"^[A-Za-z0-9_/][A-Za-z0-9_.,:/@+=\[\]&|*()~-]{0,254}$"
+SLURM_ARRAY = r"^[0-9]+([-,:][0-9]+)*(%[1-9][0-9]*)?$"
+SLURM_MEMORY = r"^[1-9][0-9]*[KMGT]?$"
+SBATCH_OPTION = r"^[a-z][a-z-]{1,40}$"
+MODULE = r"^[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}$"
+ONE_LINE = r"^[^\x00-\x1f\x7f\x85\u2028\u2029]+$"
+ABSOLUTE = r"^/[^\x00-\x1f\x7f\x85\u2028\u2029]*$"
 
 # What the patterns mean, for messages: "must be ...".
 PATTERN_WORDS = {
@@ -26,6 +34,13 @@ PATTERN_WORDS = {
     RUN_NAME: "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
     ENV_NAME: "the name of an environment variable: letters, digits and '_', not beginning with a digit",
     NO_NUL: "text without NUL characters",
+    SLURM_WORD: "one word as Slurm takes it in a job script: letters, digits and _.,:/@+=[]&|*()~-",
+    SLURM_ARRAY: "a job array as Slurm writes it: '0-2', '1,3,5' or '0-9%2'",
+    SLURM_MEMORY: "an amount of memory as Slurm writes it: '16G'",
+    SBATCH_OPTION: "the long name of an sbatch option, without the dashes: 'licenses'",
+    MODULE: "the name of an environment module: 'openmpi/5.0'",
+    ONE_LINE: "one line of text",
+    ABSOLUTE: "an absolute path",
 }
 
 Auto = Literal["auto"]
@@ -36,6 +51,12 @@ Bool = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 EnvName = Annotated[str, Field(pattern=ENV_NAME)]
+SlurmWord = Annotated[str, Field(pattern=SLURM_WORD)]
+SlurmMemory = Annotated[str, Field(pattern=SLURM_MEMORY)]
+Module = Annotated[str, Field(pattern=MODULE)]
+OneLine = Annotated[str, Field(pattern=ONE_LINE)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+LauncherName = Literal["auto", "mpirun", "srun", "native", "none"]
 EnvValue = Annotated[str, Field(pattern=NO_NUL)]
 
 
@@ -217,7 +238,11 @@ class LaunchConfig(Section):
     strategy: Literal["auto", "horovod", "mirrored", "single"] = Field(
         "auto", description="auto: Horovod where it is installed, else MirroredStrategy on this machine."
     )
-    launcher: Literal["auto", "mpirun", "none"] = Field("auto", description="What starts the ranks.")
+    launcher: LauncherName = Field(
+        "auto",
+        description="What starts the ranks. srun: Slurm with PMIx; native: Slurm alone, ranks meet through Gloo, which "
+        "needs no MPI. auto: mpirun here, and in a Slurm job what the site's profile says.",
+    )
     max_restarts: Annotated[int, Field(ge=0, le=0, strict=True)] = Field(
         0, description="Restarts after a failure; only 0 in this release."
     )
@@ -255,11 +280,55 @@ class HorovodConfig(Section):
 
 
 class SlurmConfig(Section):
-    """How much of a Slurm cluster to ask for."""
+    """How much of a Slurm cluster to ask for, and how. What is null comes from the site's profile or is not said."""
 
     site: Text | None = Field(None, description="Site profile with the facts about the cluster.")
     nodes: PositiveInt = Field(1, description="Nodes to ask for.")
+    ranks_per_node: PositiveInt | None = Field(
+        None, description="Ranks on each node. null: launch.num_ranks / nodes, else one per GPU, else one."
+    )
+    cpus_per_rank: PositiveInt | None = Field(
+        None,
+        description="CPUs of each rank. null: the node's CPUs shared by its ranks where it is taken whole, else 1.",
+    )
     time_limit_min: PositiveInt = Field(30, description="Time limit of the job in minutes.")
+    partition: SlurmWord | None = Field(None, description="Partition. null: the site's default.")
+    account: SlurmWord | None = Field(None, description="Account or allocation to charge.")
+    qos: SlurmWord | None = Field(None, description="Quality of service.")
+    reservation: SlurmWord | None = Field(None, description="Reservation to run in.")
+    constraint: SlurmWord | None = Field(None, description="Features that the nodes must have.")
+    memory: SlurmMemory | None = Field(None, description="Memory of each node, such as 16G.")
+    gpus_per_node: NonNegativeInt | None = Field(None, description="GPUs of each node; a rank per GPU.")
+    gpu_type: SlurmWord | None = Field(None, description="Type of GPU as the site names it.")
+    exclusive: Bool = Field(False, description="Whole nodes, whatever the ranks need of them.")
+    dependency: SlurmWord | None = Field(None, description="Jobs to wait for, such as afterok:1234.")
+    array: Annotated[str, Field(pattern=SLURM_ARRAY)] | None = Field(
+        None, description="Job array such as '0-2': a run per index, whose seed is training.seed + index."
+    )
+    mail_user: SlurmWord | None = Field(None, description="Where mail goes.")
+    mail_type: list[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "ALL"]] = Field(
+        default_factory=list, description="What mail is sent about."
+    )
+    work_dir: Annotated[str, Field(pattern=ABSOLUTE)] | None = Field(
+        None, description="Folder in which the job runs. null: where it was submitted."
+    )
+    stop_lead_s: NonNegativeInt = Field(
+        120,
+        description="Seconds before the time limit at which training saves its state and stops. 0: it is never told.",
+    )
+    max_requeues: NonNegativeInt = Field(
+        10, description="How often a job that was stopped in time is queued again to go on. 0: never."
+    )
+    mpi: Literal["auto", "pmix", "pmi2", "none"] = Field("auto", description="srun --mpi=. auto: the site's.")
+    cpu_bind: SlurmWord | None = Field(None, description="srun --cpu-bind=. null: none, workers bind themselves.")
+    gpu_bind: SlurmWord | None = Field(None, description="srun --gpu-bind=.")
+    modules: list[Module] = Field(default_factory=list, description="Environment modules to load, after the site's.")
+    prologue: list[OneLine] = Field(
+        default_factory=list, description="Lines of bash that run on the first node before the ranks are started."
+    )
+    options: dict[Annotated[str, Field(pattern=SBATCH_OPTION)], SlurmWord | None] = Field(
+        default_factory=dict, description="Further options of sbatch by their long names; null for one without a value."
+    )
 
 
 class Config(Section):

@@ -24,7 +24,7 @@ from hvdtrain.yaml_scalars import FLOAT, INT, shown
 MAX_BYTES = 2**18
 MAX_PROBLEMS = 100
 
-__all__ = ["config_schema", "dump_config", "load_config", "located", "parse_overrides"]
+__all__ = ["YamlFile", "config_schema", "dump_config", "load_config", "located", "parse_overrides"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -64,6 +64,30 @@ def located(problem: Problem, path: str | Path, overrides: Sequence[str] = ()) -
     for override in _parse_settings(overrides)[0]:
         places.override(override)
     return places.problem(tuple(problem.key.split(".")), problem.message)
+
+
+class YamlFile:
+    """A YAML file that was read, and the places of its keys.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is flawed as YAML.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        name = printable(str(path))
+        document = read_yaml(_read_text(path, name))
+        self._places = _Places(name, document)
+        flaws = [self._places.problem(flaw.keys, flaw.message, flaw.line) for flaw in document.flaws]
+        if flaws or not document.is_readable:
+            raise ConfigError(_in_order(flaws))
+        self.data = document.data
+
+    def problems(self, found: Iterable[tuple[KeyPath, str]]) -> list[Problem]:
+        """Return (key, message) pairs as problems with their lines."""
+        return _in_order([self._places.problem(keys, message) for keys, message in found])
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hvdtrain.config import PATTERN_WORDS, Config
+from hvdtrain.config import PATTERN_WORDS, Config, Section
 from hvdtrain.names import did_you_mean
 from hvdtrain.strict_yaml import KeyPath
 from hvdtrain.yaml_scalars import plain_scalar, shown
@@ -32,27 +32,33 @@ class Complaint:
 
 
 @cache
-def model_schema() -> Schema:
-    """Return the JSON Schema of `Config`, as pydantic writes it."""
-    return Config.model_json_schema()
+def model_schema(model: type[Section] = Config) -> Schema:
+    """Return the JSON Schema of a model of configurations, as pydantic writes it."""
+    return model.model_json_schema()
 
 
-def complaints(error: ValidationError) -> list[Complaint]:
-    """Return one complaint per key that pydantic refused."""
+def complaints(error: ValidationError, model: type[Section] = Config) -> list[Complaint]:
+    """Return one complaint per key that pydantic refused.
+
+    Args:
+        error: What pydantic said.
+        model: The model that the data were to fit.
+    """
+    root = model_schema(model)
     found: dict[KeyPath, Complaint] = {}
     for details in error.errors(include_url=False)[:MAX_ERRORS]:
-        complaint = _complaint(details)
+        complaint = _complaint(details, root)
         found.setdefault(complaint.keys, complaint)
     meant = {complaint.meant for complaint in found.values()}
     # 'soruce' is misspelled: that 'source' is missing then says nothing new.
     return [complaint for keys, complaint in found.items() if keys not in meant]
 
 
-def _complaint(details: Mapping[str, Any]) -> Complaint:
-    keys, schema = _locate(details["loc"])
+def _complaint(details: Mapping[str, Any], root: Schema) -> Complaint:
+    keys, schema = _locate(details["loc"], root)
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(keys)
+        return _unknown_key(keys, root)
     if kind == "missing":
         return Complaint(keys, _missing(keys, schema))
     if kind == "value_error":
@@ -64,9 +70,9 @@ def _complaint(details: Mapping[str, Any]) -> Complaint:
     return Complaint(keys, f"must be {describe(schema)}; got {_given(given, schema)}")
 
 
-def _unknown_key(keys: KeyPath) -> Complaint:
+def _unknown_key(keys: KeyPath, root: Schema) -> Complaint:
     parent, name = keys[:-1], str(keys[-1])
-    valid = list(_locate(parent)[1].get("properties", {}))
+    valid = list(_locate(parent, root)[1].get("properties", {}))
     hint = did_you_mean(name, valid)
     meant = next((key for key in valid if hint == f"; did you mean {key!r}?"), None)
     return Complaint(
@@ -82,12 +88,12 @@ def _missing(keys: KeyPath, schema: Schema) -> str:
     return f"missing; it must be {describe(schema)}"
 
 
-def _locate(location: Sequence[str | int]) -> tuple[KeyPath, Schema]:
+def _locate(location: Sequence[str | int], root: Schema) -> tuple[KeyPath, Schema]:
     """Return the key that a pydantic location stands for, without the branches of unions, and its schema."""
     keys: list[str | int] = []
-    schema = model_schema()
+    schema = root
     for part in location:
-        inner = _inside(schema, part)
+        inner = _inside(schema, part, root)
         if inner is None:
             # A union's branch, or a key that the schema does not know.
             if schema.get("type") == "object" and "properties" in schema:
@@ -98,19 +104,19 @@ def _locate(location: Sequence[str | int]) -> tuple[KeyPath, Schema]:
     return tuple(keys), schema
 
 
-def _inside(schema: Schema, part: str | int) -> Schema | None:
+def _inside(schema: Schema, part: str | int, root: Schema) -> Schema | None:
     if isinstance(part, int):
         inner = schema.get("items")
     else:
         inner = schema.get("properties", {}).get(part)
         if inner is None and "patternProperties" in schema:
             inner = next(iter(schema["patternProperties"].values()))
-    return _resolve(inner) if inner else None
+    return _resolve(inner, root) if inner else None
 
 
-def _resolve(schema: Schema) -> Schema:
+def _resolve(schema: Schema, root: Schema) -> Schema:
     reference = schema.get("$ref")
-    return model_schema()["$defs"][reference.rpartition("/")[2]] if reference else schema
+    return root["$defs"][reference.rpartition("/")[2]] if reference else schema
 
 
 def describe(schema: Schema) -> str:

@@ -26,6 +26,15 @@ OWN_KEYS = {
     "gradient_accumulation_steps": "training.gradient_accumulation_steps",
 }
 
+# slurm.options that have a key of their own, or are hvdtrain's business
+SBATCH_KEYS = {
+    "account": "account", "array": "array", "chdir": "work_dir", "constraint": "constraint", "cpus-per-task":
+    "cpus_per_rank", "dependency": "dependency", "exclusive": "exclusive", "gpus-per-node": "gpus_per_node",
+    "mail-type": "mail_type", "mail-user": "mail_user", "mem": "memory", "nodes": "nodes", "ntasks-per-node":
+    "ranks_per_node", "ntasks": "ranks_per_node", "partition": "partition", "qos": "qos", "requeue": "max_requeues",
+    "no-requeue": "max_requeues", "reservation": "reservation", "signal": "stop_lead_s", "time": "time_limit_min",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -100,8 +109,23 @@ def _launcher_fits_ranks(launcher: str, num_ranks: int | None) -> str | None:
 
 
 def _launcher_fits_strategy(launcher: str, strategy: str) -> str | None:
-    if launcher == "mpirun" and strategy in ("mirrored", "single"):
-        return f"strategy {strategy!r} has one process, which needs no mpirun; use 'auto' or 'none'"
+    if launcher not in ("auto", "none") and strategy in ("mirrored", "single"):
+        return f"strategy {strategy!r} has one process, which needs no {launcher}; use 'auto' or 'none'"
+    return None
+
+
+def _options_fit(options: dict[str, str | None]) -> str | None:
+    own = [f"{name} (set slurm.{SBATCH_KEYS[name]} instead)" for name in options if name in SBATCH_KEYS]
+    return f"cannot hold {', '.join(own)}" if own else None
+
+
+def _nodes_divide(nodes: int, ranks_per_node: int | None, num_ranks: int | None) -> str | None:
+    if num_ranks is None:
+        return None
+    if ranks_per_node is not None and nodes * ranks_per_node != num_ranks:
+        return f"{nodes} nodes x {ranks_per_node} ranks per node are not launch.num_ranks {num_ranks}"
+    if ranks_per_node is None and num_ranks % nodes:
+        return f"{num_ranks} ranks (launch.num_ranks) do not divide over {nodes} nodes; ask for as many on each node"
     return None
 
 
@@ -185,6 +209,8 @@ RULES = (
     Rule("launch.num_devices launch.strategy", _devices_fit),
     Rule("launch.pass_env launch.env", _env_once),
     Rule("launch.pass_env", _no_duplicates),
+    Rule("slurm.options", _options_fit),
+    Rule("slurm.nodes slurm.ranks_per_node launch.num_ranks", _nodes_divide),
     Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),
 )
 

@@ -21,10 +21,12 @@ class Facts:
 
     Args:
         num_cores: Cores this process may use; None when unknown, which means one per rank.
-        mpi: Launch dialect (`openmpi4`, `openmpi5`), or None without a usable mpirun.
+        mpi: What starts ranks (`openmpi4`, `openmpi5`; in a Slurm job also `srun`, `native`), or None without a usable
+            mpirun.
         mpi_found: What `mpirun --version` said, or why there is none.
         has_horovod: Whether Horovod's TensorFlow library is installed.
         num_gpus: NVIDIA GPUs that are visible.
+        num_nodes: Nodes that the ranks are spread over.
     """
 
     num_cores: int | None
@@ -32,6 +34,7 @@ class Facts:
     mpi_found: str
     has_horovod: bool
     num_gpus: int
+    num_nodes: int = 1
 
 
 def assumed_facts() -> Facts:

@@ -47,7 +47,7 @@ def run_config(
             return int(ExitCode.OK)
         prepared = continued(run, prepared)
     if dry_run:
-        print(script_text(prepared.script), end="")
+        print(prepared.text(), end="")
         return int(ExitCode.OK)
     if run is None:
         run = new_run(prepared, runs_root)
@@ -71,6 +71,16 @@ def start(run: RunDir) -> int:
         code = execute(
             [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
         )
+    return outcome(run, code)
+
+
+def outcome(run: RunDir, code: int) -> int:
+    """Tell the outcome of a start that has ended, and return the exit code.
+
+    Args:
+        run: The run.
+        code: What the launcher ended with.
+    """
     is_stopped = run.exit_code() == ExitCode.STOPPED
     if is_stopped or code:
         clear_leftovers(run)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hvdtrain.config import Config
 
 ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 # Not 0, at which Horovod's threads give up the core without end (sched_yield) and never sleep: where such ranks are
 # stopped and continued, as gang scheduling does, Linux 6.18 let nothing else on the machine run for minutes.
 DEFAULT_CYCLE_TIME_MS = 0.1
@@ -55,6 +55,7 @@ class Plan:
     launcher: str
     cores_per_rank: int
     num_cores: int
+    num_nodes: int
     num_examples: int
     batch_size_per_replica: int
     global_batch_size: int
@@ -139,6 +140,9 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("steps per execution", str(per_execution), execution_rule),
         Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
     ]
+    if facts.num_nodes > 1:
+        rule = f"slurm.nodes, {world.num_ranks // facts.num_nodes} ranks on each"
+        ledger.insert(1, Entry("nodes", str(facts.num_nodes), rule))
     if config.training.max_minutes is not None:
         minutes = f"{config.training.max_minutes:g} min"
         ledger.append(Entry("time limit", minutes, "training.max_minutes, all of it again after each --resume"))
@@ -165,6 +169,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         launcher=world.launcher,
         cores_per_rank=cores_per_rank,
         num_cores=num_cores,
+        num_nodes=facts.num_nodes,
         num_examples=num_examples,
         batch_size_per_replica=batches.per_replica,
         global_batch_size=batches.in_all,

@@ -14,48 +14,115 @@ from hvdtrain.config_file import dump_config, load_config, located
 from hvdtrain.errors import PlanError
 from hvdtrain.facts import Facts
 from hvdtrain.launch.job import config_script
+from hvdtrain.launch.request import Setting
 from hvdtrain.launch.shell import Script, quote, script_text
 from hvdtrain.plan import Plan, make_plan
-from hvdtrain.rundir import RunDir, read_json, write_text
+from hvdtrain.rundir import RunDir, find_runs, read_json, write_text
+from hvdtrain.schedulers.batch import BatchScript, batch_text
+from hvdtrain.schedulers.layout import Layout, make_layout
+from hvdtrain.schedulers.slurm import directives
+from hvdtrain.sites import Site
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A configuration, its plan and its script, before anything is written."""
+    """A configuration, its plan and its script, before anything is written. A batch job has a layout on its site."""
 
     config: Config
     plan: Plan
     script: Script
     config_path: str
     options: tuple[str, ...]
+    layout: Layout | None = None
+    batch: BatchScript | None = None
+
+    def text(self, *, explain: bool = False) -> str:
+        """Return the job script, byte for byte what is executed or submitted."""
+        if self.batch is not None:
+            return batch_text(self.batch, explain=explain)
+        return script_text(self.script, explain=explain)
 
 
-def prepare(config_path: str, facts: Facts, *, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> Prepared:
-    """Return everything that follows from a configuration on a machine.
+def prepare(
+    config_path: str,
+    facts: Facts,
+    *,
+    overrides: Sequence[str] = (),
+    options: Sequence[str] = (),
+    site: Site | None = None,
+) -> Prepared:
+    """Return everything that follows from a configuration on a machine, or in a batch job on a site.
 
     Args:
         config_path: The file as the user named it.
-        facts: The machine.
+        facts: The machine; a site's facts take its place.
         overrides: `key=value` texts that change the configuration.
         options: The command-line options behind the overrides, to be repeated in the script.
+        site: The cluster, for a batch script.
 
     Raises:
         ConfigError: If file, overrides or numbers are wrong; `path:line: key: what`.
     """
     config = load_config(config_path, overrides)
+    layout = None
+    if site is not None:
+        layout = make_layout(config, site)
+        facts = layout.facts()
+        if config.launch.strategy not in ("mirrored", "single"):
+            config = _with_ranks(config, layout.num_ranks)
     try:
         plan = make_plan(config, facts)
     except PlanError as error:
         found = [located(problem, config_path, overrides) if problem.key else problem for problem in error.problems]
         raise PlanError(found) from error
-    script = config_script(plan, config_path, options)
-    return Prepared(config, plan, script, config_path, tuple(options))
+    if layout is None:
+        return Prepared(config, plan, config_script(plan, config_path, options), config_path, tuple(options))
+    env = [*(Setting((f"{name}={value}",), "site") for name, value in layout.site.env.items()), BATCH]
+    script = config_script(plan, config_path, options, extra_env=env, srun_mpi=layout.site.srun_mpi)
+    batch = BatchScript(
+        directives=tuple(directives(config, layout)),
+        script=script,
+        modules=(*layout.site.modules, *config.slurm.modules),
+        prologue=(*layout.site.prologue, *config.slurm.prologue),
+        max_requeues=config.slurm.max_requeues,
+        is_array=config.slurm.array is not None,
+    )
+    return Prepared(config, plan, script, config_path, tuple(options), layout, batch)
 
 
-def new_run(prepared: Prepared, root: Path) -> RunDir:
-    """Write a new run directory below `root` and return it."""
+BATCH = Setting(
+    ("HVDTRAIN_BATCH=1",), "rank 0 looks for the file STOP; after a stop ranks end with 0 and leave the code in EXIT"
+)
+
+
+def _with_ranks(config: Config, num_ranks: int) -> Config:
+    launch = config.launch.model_copy(update={"num_ranks": num_ranks})
+    return config.model_copy(update={"launch": launch})
+
+
+def new_run_name() -> str:
+    """Return a name for a new run's directory: when it was made and a short id."""
+    return f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def run_of_job(prepared: Prepared, root: Path, run_id: str) -> RunDir:
+    """Return the run directory of a batch job, made at its first start."""
+    for run in find_runs(root):
+        if run.short_id == run_id:
+            return run
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = root / prepared.plan.name / f"{stamp}-{secrets.token_hex(3)}"
+    return new_run(prepared, root, name=f"{stamp}-{run_id}")
+
+
+def new_run(prepared: Prepared, root: Path, *, name: str | None = None) -> RunDir:
+    """Write a new run directory below `root` and return it.
+
+    Args:
+        prepared: What it is for.
+        root: The directory of all runs.
+        name: Of the directory; None for a new one.
+    """
+    path = root / prepared.plan.name / (name or new_run_name())
     path.mkdir(parents=True)
     run = RunDir(path.resolve())
     run.logs.mkdir()
@@ -67,7 +134,8 @@ def new_run(prepared: Prepared, root: Path) -> RunDir:
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     write_text(run.origin, json.dumps(origin, indent=1) + "\n")
-    write_text(run.command, f"bash {quote(str(run.script))} {quote(str(run.path))}\n")
+    start = "bash" if prepared.batch is None else "sbatch"
+    write_text(run.command, f"{start} {quote(str(run.script))} {quote(str(run.path))}\n")
     write_plan(run, prepared)
     return run
 
@@ -80,7 +148,7 @@ def _modules_folder(config: Path) -> Path:
 
 def write_plan(run: RunDir, prepared: Prepared) -> None:
     """Write plan and script into a run directory; `plan.json` comes last and makes it a run."""
-    write_text(run.script, script_text(prepared.script))
+    write_text(run.script, prepared.text())
     write_text(run.plan, prepared.plan.to_json())
 
 

@@ -77,7 +77,13 @@ def _num_devices(config: Config, facts: Facts) -> tuple[int, str]:
 
 
 def _launcher(config: Config, facts: Facts, num_ranks: int) -> str:
-    if num_ranks == 1 and config.launch.launcher != "mpirun":
+    asked = config.launch.launcher
+    if asked in ("srun", "native") and facts.mpi != asked:
+        raise EnvironmentNotFitError(
+            f"launch.launcher {asked} starts ranks inside a Slurm job only: hvdtrain submit CONFIG --site SITE; "
+            "here use 'auto' or 'mpirun'"
+        )
+    if num_ranks == 1 and asked in ("auto", "none"):
         return "none"
     if facts.mpi is None:
         raise EnvironmentNotFitError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ class RunDir:
         return self.path / "EXIT"
 
     @property
+    def stop(self) -> Path:
+        """What a batch script, or `hvdtrain cancel`, writes so that training stops; its text says why."""
+        return self.path / "STOP"
+
+    @property
+    def progress(self) -> Path:
+        """Where training is at this moment."""
+        return self.path / "progress.json"
+
+    @property
+    def job(self) -> Path:
+        """The batch job that was submitted for this run."""
+        return self.path / "job.json"
+
+    @property
     def short_id(self) -> str:
         """The last part of the directory's name."""
         return self.path.name.rsplit("-", 1)[-1]
@@ -104,6 +120,15 @@ class RunDir:
     def exit_code(self) -> int | None:
         """Return the run's own exit code, if it left one."""
         return int(self.exit.read_text(encoding="utf-8")) if self.exit.is_file() else None
+
+    def job_id(self) -> str | None:
+        """Return the id of the batch job that was submitted last for this run, if there is one."""
+        return read_json(self.job).get("job_id") or (os.readlink(self.lock) if self.lock.is_symlink() else None)
+
+    @property
+    def lock(self) -> Path:
+        """A link that names the batch job which is training here."""
+        return self.path / "JOB"
 
     def state(self) -> str:
         """Return `finished`, `failed` or `unfinished`."""
@@ -151,7 +176,7 @@ def find_runs(root: Path) -> list[RunDir]:
 
 
 def find_run(name: str, root: Path) -> RunDir:
-    """Return the run that a path, a run's directory name or its short id names.
+    """Return the run that a path, a run's directory name, its short id or its batch job's id names.
 
     Raises:
         NotFoundError: If there is none.
@@ -162,5 +187,9 @@ def find_run(name: str, root: Path) -> RunDir:
     for run in runs:
         if name in (run.short_id, run.path.name):
             return run
+    if re.fullmatch(r"\d+(_\d+)?", name):
+        for run in runs:
+            if run.job_id() == name:
+                return run
     known = ", ".join(run.short_id for run in runs[:5]) or "none"
-    raise NotFoundError(f"no run {name!r}: give a run directory or a short id; newest under {root}: {known}")
+    raise NotFoundError(f"no run {name!r}: give a run directory, a short id or a job id; newest under {root}: {known}")

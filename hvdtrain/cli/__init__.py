@@ -16,6 +16,13 @@ from hvdtrain.errors import ExitCode, HvdtrainError
 # verb -> (module, what --help says). The module defines `command`.
 VERBS = {
     "run": ("run", "Train a configuration, or start your own script, on several ranks."),
+    "submit": ("submit", "Submit a configuration to a cluster's scheduler."),
+    "status": ("status", "Show where runs and their jobs are."),
+    "logs": ("logs", "Show the log of a run or of one rank."),
+    "cancel": ("cancel", "Stop a run's job, its state saved."),
+    "requeue": ("requeue", "Queue a run's job again."),
+    "why": ("why", "Tell why a run ended, and what to change."),
+    "site": ("site", "List, show and draft site profiles."),
     "plan": ("plan", "Show every derived number and the rule that made it."),
     "render": ("render", "Print the job script that `run` would execute."),
     "check": ("check", "Check a configuration; with --deep also its model and data."),
@@ -26,6 +33,7 @@ VERBS = {
     "diff": ("diff", "Tell what differed between two runs."),
     "doctor": ("doctor", "Tell whether this environment can train, and what to do if not."),
     "build-horovod": ("build_horovod", "Build Horovod against the TensorFlow and MPI found here."),
+    "outcome": ("outcome", ""),
 }
 
 
@@ -47,7 +55,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items() if text])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -11,7 +11,13 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KEYS = {"ranks": "launch.num_ranks", "strategy": "launch.strategy", "launcher": "launch.launcher"}
+KEYS = {
+    "ranks": "launch.num_ranks",
+    "strategy": "launch.strategy",
+    "launcher": "launch.launcher",
+    "site": "slurm.site",
+    "nodes": "slurm.nodes",
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,16 @@ class Changes:
 
 
 def changes_of(
-    ranks: int | None, strategy: str | None, launcher: str | None, settings: tuple[str, ...]
+    ranks: int | None,
+    strategy: str | None,
+    launcher: str | None,
+    settings: tuple[str, ...],
+    *,
+    site: str | None = None,
+    nodes: int | None = None,
 ) -> Changes:
     """Return the changes that these options make; named options win over --set."""
-    named = {"ranks": ranks, "strategy": strategy, "launcher": launcher}
+    named = {"ranks": ranks, "strategy": strategy, "launcher": launcher, "site": site, "nodes": nodes}
     given = {name: str(value) for name, value in named.items() if value is not None}
     overrides = [*settings, *(f"{KEYS[name]}={value}" for name, value in given.items())]
     options = [token for name, value in given.items() for token in (f"--{name}", value)]
@@ -49,7 +61,11 @@ def config_options(function: F) -> F:
                 type=click.Choice(["auto", "horovod", "mirrored", "single"]),
                 help="How replicas are kept together.",
             ),
-            click.option("--launcher", type=click.Choice(["auto", "mpirun", "none"]), help="What starts the ranks."),
+            click.option(
+                "--launcher",
+                type=click.Choice(["auto", "mpirun", "srun", "native", "none"]),
+                help="What starts the ranks; srun and native in Slurm jobs only.",
+            ),
             click.option(
                 "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key, e.g. training.epochs=3."
             ),
@@ -57,6 +73,12 @@ def config_options(function: F) -> F:
     ):
         function = decorate(function)
     return function
+
+
+def site_options(function: F) -> F:
+    """Add the options of batch jobs."""
+    nodes = click.option("--nodes", type=click.IntRange(min=1), help="Nodes to ask for (slurm.nodes).")
+    return click.option("--site", metavar="SITE", help="Site profile, by name or path (slurm.site).")(nodes(function))
 
 
 def runs_option(function: F) -> F:

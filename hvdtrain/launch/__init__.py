@@ -5,9 +5,11 @@ from __future__ import annotations
 from hvdtrain.launch.direct import DirectLauncher
 from hvdtrain.launch.openmpi import OpenMpi4Launcher, OpenMpi5Launcher
 from hvdtrain.launch.request import Launcher, LaunchRequest
+from hvdtrain.launch.srun import NativeLauncher, SrunLauncher
 
 LAUNCHERS: dict[str, Launcher] = {
-    launcher.name: launcher for launcher in (OpenMpi5Launcher(), OpenMpi4Launcher(), DirectLauncher())
+    launcher.name: launcher
+    for launcher in (OpenMpi5Launcher(), OpenMpi4Launcher(), SrunLauncher(), NativeLauncher(), DirectLauncher())
 }
 
 __all__ = ["LAUNCHERS", "LaunchRequest", "Launcher"]

@@ -46,15 +46,32 @@ def _interop(cores_per_rank: int, *, is_deterministic: bool) -> Setting:
     return Setting(("TF_NUM_INTEROP_THREADS=2",), "two operations at a time, each on all cores of the rank")
 
 
-def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> Script:
+def config_script(
+    plan: Plan,
+    config_path: str,
+    options: Sequence[str] = (),
+    *,
+    extra_env: Sequence[Setting] = (),
+    srun_mpi: str = "pmix",
+) -> Script:
     """Return the job script of one configuration.
 
     Args:
         plan: The run's numbers.
         config_path: The configuration as the user named it.
         options: The command-line options that changed it, to be repeated.
+        extra_env: Further variables for the ranks.
+        srun_mpi: What srun offers to the ranks, where it starts them.
     """
-    request = LaunchRequest(plan.num_ranks, plan.num_cores)
+    slurm = plan.config["slurm"]
+    request = LaunchRequest(
+        plan.num_ranks,
+        plan.num_cores,
+        plan.num_nodes,
+        srun_mpi if slurm["mpi"] == "auto" else slurm["mpi"],
+        slurm["cpu_bind"] or "none",
+        slurm["gpu_bind"],
+    )
     launcher = LAUNCHERS[plan.launcher]
     user_env = [Setting((f"{name}={value}",), "launch.env") for name, value in plan.config["launch"]["env"].items()]
     horovod = plan.config["horovod"]["fusion_threshold_mb"]
@@ -79,6 +96,7 @@ def config_script(plan: Plan, config_path: str, options: Sequence[str] = ()) -> 
                 is_deterministic=plan.config["training"]["deterministic"],
             ),
             *launcher.environment(request),
+            *extra_env,
             *user_env,
         ),
         launch=tuple(launcher.tokens(request)),
@@ -91,7 +109,8 @@ def _who(plan: Plan, launcher_title: str) -> str:
         return f"MirroredStrategy on {plan.num_devices} device{'s' if plan.num_devices > 1 else ''} of one machine"
     if plan.strategy == "single":
         return "one process"
-    return f"{plan.num_ranks} rank{'s' if plan.num_ranks > 1 else ''}, {launcher_title}"
+    nodes = f" on {plan.num_nodes} nodes" if plan.num_nodes > 1 else ""
+    return f"{plan.num_ranks} rank{'s' if plan.num_ranks > 1 else ''}{nodes}, {launcher_title}"
 
 
 def command_script(command: Sequence[str], *, num_ranks: int, num_cores: int, launcher: str) -> Script:

@@ -1,4 +1,4 @@
-"""Open MPI's mpirun, versions 4 and 5, on one machine.
+"""Open MPI's mpirun, versions 4 and 5, on one machine or inside a Slurm allocation.
 
 The dialects differ where version 5 moved process placement to PRRTE:
 https://docs.open-mpi.org/en/v5.0.x/man-openmpi/man1/mpirun.1.html
@@ -28,14 +28,21 @@ class OpenMpi5Launcher:
                 "each worker takes its own share of the cores, the same way under every launcher",
             ),
         ]
-        if request.num_ranks > 1:
+        if request.num_nodes > 1:
+            settings.append(
+                Setting(
+                    ("--map-by", f"ppr:{request.num_ranks // request.num_nodes}:node"),
+                    "as many ranks on each node; mpirun reads from Slurm which nodes these are",
+                )
+            )
+        elif request.num_ranks > 1:
             settings.append(
                 Setting(
                     ("--mca", "btl", "^ofi"),
                     "ranks of one machine have no use for it, and leaving it aside costs every start a sleep of 1 s",
                 )
             )
-        if request.num_ranks > request.num_cores:
+        if request.num_ranks > request.num_cores and request.num_nodes == 1:
             settings.append(
                 Setting(
                     self.oversubscribe,

@@ -6,6 +6,7 @@ half there is an error, because the silent fallback to "rank 0 of 1" trains N se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def _read(names: RankVariables, environ: Mapping[str, str]) -> RankInfo:
         rank=rank,
         size=size,
         local_rank=_optional_number(names.local_rank, environ),
-        local_size=_optional_number(names.local_size, environ),
+        local_size=_local_size(names, environ),
         launcher=names.launcher,
     )
 
@@ -107,7 +108,23 @@ def _number(name: str, names: RankVariables, environ: Mapping[str, str]) -> int:
     return int(text)
 
 
+def _local_size(names: RankVariables, environ: Mapping[str, str]) -> int | None:
+    if names.launcher != "srun":
+        return _optional_number(names.local_size, environ)
+    per_node, node = tasks_per_node(environ.get(names.local_size, "")), environ.get("SLURM_NODEID", "")
+    return per_node[int(node)] if node.isdigit() and int(node) < len(per_node) else None
+
+
+def tasks_per_node(text: str) -> list[int]:
+    """Return Slurm's tasks per node as one number for each node.
+
+    >>> tasks_per_node("2(x3),1")
+    [2, 2, 2, 1]
+    """
+    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, times in parts for _ in range(int(times or 1))]
+
+
 def _optional_number(name: str, environ: Mapping[str, str]) -> int | None:
-    # Slurm writes "2(x3),1" for tasks per node; only a plain number is of use.
     text = environ.get(name, "")
     return int(text) if text.isascii() and text.isdigit() else None

@@ -16,15 +16,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """The processes to start on one machine.
+    """The processes to start.
 
     Args:
         num_ranks: Processes to start.
-        num_cores: Cores the processes share.
+        num_cores: Cores the processes share, on all nodes.
+        num_nodes: Nodes they are spread over, as many on each.
+        srun_mpi: What srun offers to the ranks for finding each other.
+        cpu_bind: How srun binds ranks to CPUs.
+        gpu_bind: How srun binds ranks to GPUs; None leaves it to the site.
     """
 
     num_ranks: int
     num_cores: int
+    num_nodes: int = 1
+    srun_mpi: str = "pmix"
+    cpu_bind: str = "none"
+    gpu_bind: str | None = None
 
     @property
     def fills_cores(self) -> bool:

@@ -74,8 +74,8 @@ class Script:
 def script_text(script: Script, *, explain: bool = False) -> str:
     """Return the script, byte for byte what `run` executes; with `explain` the reason stands above each line."""
     parts = [_head(script), _variables(script), _passed(script, explain)]
-    parts.append(_array("rank_env", script.env, explain))
-    parts.append(_array("launch", script.launch, explain))
+    parts.append(array("rank_env", script.env, explain))
+    parts.append(array("launch", script.launch, explain))
     parts.append(_last_line(script))
     return "\n".join(part for part in parts if part)
 
@@ -95,19 +95,26 @@ def _variables(script: Script) -> str:
 
 
 def _passed(script: Script, explain: bool) -> str:
-    names = [*PASSED_NAMES, *(name for name in script.pass_names if name not in PASSED_NAMES)]
+    names = passed_names(script)
     lines = [comment("Ranks start from an empty environment: only these names are passed on.")] if explain else []
-    lines += ["passed=()", "for name in " + _wrap(names) + "; do"]
+    lines += ["passed=()", "for name in " + wrap(names) + "; do"]
     lines += ['  if [ -n "${!name+set}" ]; then passed+=("$name=${!name}"); fi', "done", ""]
     return "\n".join(lines)
 
 
-def _wrap(names: Sequence[str], per_line: int = 8) -> str:
+def passed_names(script: Script) -> list[str]:
+    """Return the names of the caller's variables that ranks see."""
+    return [*PASSED_NAMES, *(name for name in script.pass_names if name not in PASSED_NAMES)]
+
+
+def wrap(names: Sequence[str], per_line: int = 8) -> str:
+    """Return names as words of a shell, a few on each line."""
     rows = [" ".join(names[i : i + per_line]) for i in range(0, len(names), per_line)]
     return " \\\n  ".join(rows)
 
 
-def _array(name: str, settings: Sequence[Setting], explain: bool) -> str:
+def array(name: str, settings: Sequence[Setting], explain: bool) -> str:
+    """Return an assignment to a bash array, with `explain` with the reason above each line."""
     if not settings:
         return f"{name}=()"
     lines = [f"{name}=("]

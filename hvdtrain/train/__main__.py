@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,13 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
         os.environ,
         num_ranks=plan.num_ranks if trains else 1,
         is_deterministic=plan.config["training"]["deterministic"],
+        meet_in=run.path,
     )
     from hvdtrain.train import initial_weights, trainer
     from hvdtrain.train.job import Job, prepare
 
     folder = Path(read_json(run.origin).get("folder", "."))
-    job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console)
+    job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console, is_batch=is_batch())
     code = int(ExitCode.OK)
     if arguments.evaluate:
         write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
@@ -102,7 +104,16 @@ def train_or_stop(job: Any) -> int:
             write_text(job.run.exit, f"{int(stop.exit_code)}\n")  # not every launcher passes the code on
             job.console.say(f"stopped: {stop}")
         job.comm.gather_json("told", name="barrier")
-        return int(stop.exit_code)
+        # A launcher ends the others for one rank's code, or loses it; a batch script reads the file.
+        return int(ExitCode.OK) if job.is_batch else int(stop.exit_code)
+
+
+def is_batch() -> bool:
+    """Tell whether a batch script started this rank. It passes on a stop by itself, so SIGTERM ends no rank."""
+    if os.environ.get("HVDTRAIN_BATCH") != "1":
+        return False
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return True
 
 
 def describe_environment(job: Any, world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Job:
         comm: The ranks.
         console: Where people look.
         began: When this start of the run began, as `time.monotonic()` tells it.
+        is_batch: Whether a batch script started this: it may write STOP.
     """
 
     plan: Plan
@@ -47,11 +49,22 @@ class Job:
     comm: Comm
     console: Console
     began: float = field(default_factory=time.monotonic)
+    is_batch: bool = False
 
     def write(self, kind: str, **values: Any) -> None:
         """Add a record to `metrics.jsonl`, on rank 0."""
         if self.comm.rank == 0:
             records.append_record(self.run.metrics, records.record_line(kind, time.time(), **values))
+
+
+    def show_progress(self, **values: Any) -> None:
+        """Say where training is, on rank 0, for `hvdtrain status`. An ornament: it may fail, and is not synced."""
+        if self.comm.rank != 0:
+            return
+        temporary = self.run.progress.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps({"time": time.time(), **values}) + "\n", encoding="utf-8")
+            temporary.replace(self.run.progress)
 
 
 def prepare(job: Job) -> tuple[Data, keras.Model]:

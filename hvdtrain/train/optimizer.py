@@ -52,11 +52,43 @@ class LossWeight:
         return tf.where(step % self._steps_per_epoch == 0, last, ordinary)
 
 
+class Wishes:
+    """What any rank may ask of all, carried by the gradients of its next step: they know of it after the same one.
+
+    Attributes:
+        mine: This rank's wishes, 1 or 0.
+        mean: Their means over the ranks after the last step.
+    """
+
+    KINDS = ("stop", "interrupt")
+
+    def __init__(self) -> None:
+        self.mine = tf.Variable(tf.zeros(len(self.KINDS)), trainable=False)
+        self.mean = tf.Variable(tf.zeros(len(self.KINDS)), trainable=False)
+
+    def ask(self, kind: str) -> None:
+        """Ask all ranks."""
+        self._set(self.mine, kind, 1.0)
+
+    def is_known(self, kind: str) -> bool:
+        """Tell whether a rank has asked, as all ranks know it."""
+        return bool(self.mean.numpy()[self.KINDS.index(kind)] > 0)
+
+    def forget(self, kind: str) -> None:
+        """Take it back."""
+        self._set(self.mine, kind, 0.0)
+        self._set(self.mean, kind, 0.0)
+
+    def _set(self, variable: tf.Variable, kind: str, value: float) -> None:
+        values = variable.numpy()
+        values[self.KINDS.index(kind)] = value
+        variable.assign(values)
+
+
 class Reduction:
     """What a distributed optimizer does with its gradients, kept apart from the optimizer's own attributes.
 
-    A number rides along for whatever ranks must agree on within an epoch: each puts its wish into `wish`, and after
-    the step all of them find the mean in `mean_wish`.
+    `wishes` ride along for whatever ranks must agree on within an epoch.
 
     Args:
         comm: The ranks.
@@ -85,8 +117,7 @@ class Reduction:
         self.weight: LossWeight | None = None
         self.watch = Watch(in_graph=is_per_update)  # what updates then is not in our hands
         self.shadows = Shadows([])
-        self.wish = tf.Variable(0.0, trainable=False)
-        self.mean_wish = tf.Variable(0.0, trainable=False)
+        self.wishes = Wishes()
 
     def average(self, gradients: list[Any]) -> list[Any]:
         """Return the gradients averaged over ranks, and average the moving statistics in the same collective.
@@ -118,10 +149,10 @@ class Reduction:
             if gradient is not None and i not in rows
         }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
-        wishes = [tf.cast(self.wish, next(iter(dense.values())).dtype if dense else tf.float32)]
+        wishes = [tf.cast(self.wishes.mine, next(iter(dense.values())).dtype if dense else tf.float32)]
         averaged = self.exchange(self.comm, list(dense.values()), [*statistics, *wishes])
-        *means, mean_wish = averaged.means
-        self.mean_wish.assign(tf.cast(mean_wish, tf.float32))
+        *means, wishes_mean = averaged.means
+        self.wishes.mean.assign(tf.cast(wishes_mean, tf.float32))
         for variable, value in zip(self.statistics, means[len(dense) :], strict=True):
             variable.assign(value)
         by_place = dict(zip(dense, means, strict=False))
@@ -143,7 +174,7 @@ class Reduction:
         of_dense, of_rows = (
             [f"{GRADIENT_OF}{paths.get(i, f'variable {i}')}" for i in places] for places in (dense, rows)
         )
-        return [*of_dense, *statistics, "the wish", *of_rows]
+        return [*of_dense, *statistics, "the wishes", *of_rows]
 
 
 def set_loss_weight(model: keras.Model, weight: LossWeight | None) -> None:

@@ -25,8 +25,8 @@ from hvdtrain.train.callbacks import (
     global_results,
 )
 from hvdtrain.train.callbacks.global_metrics import local_only
+from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, stop_file, time_is_over
 from hvdtrain.train.callbacks.record import Record, StopAtStep
-from hvdtrain.train.callbacks.time_limit import TimeLimit
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
@@ -69,7 +69,7 @@ def train(job: Job) -> dict[str, Any]:
     order = training_order(job)
     batches = training_batches(job, data, order)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
-    record = Record(plan, job.console, job.write, steps_done=steps_done)
+    record = Record(plan, job.console, job.write, steps_done=steps_done, progress=job.show_progress)
     fit(job, model, order, batches, test_part(job, data), found, proof, record)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
@@ -145,7 +145,6 @@ def fit(
         found=found,
         on_saved=lambda path: job.write("checkpoint", path=path.name),
     )
-    limit = time_limit(job, saver, steps_done=steps_done)
     is_epochs = isinstance(batches, EpochBatches)
     try:
         model.fit(
@@ -166,7 +165,7 @@ def fit(
                 AgreeStop(job.comm),
                 *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
                 saver,
-                *([limit] if limit else []),
+                *interrupts(job, saver, steps_done=steps_done),
             ],
         )
     except StoppedError:
@@ -174,19 +173,25 @@ def fit(
         raise
 
 
-def time_limit(job: Job, saver: Saver, *, steps_done: int) -> TimeLimit | None:
-    """Return what stops a run that is limited in time."""
+def interrupts(job: Job, saver: Saver, *, steps_done: int) -> list[Interrupt]:
+    """Return what stops a run that is limited in time, or that a batch script watches over."""
     training = job.plan.config["training"]
-    if training["max_minutes"] is None:
-        return None
-    return TimeLimit(
-        job.comm,
-        training["max_minutes"],
-        began=job.began,
-        save=saver.save,
-        steps_done=steps_done,
-        steps_per_update=training["gradient_accumulation_steps"],
-    )
+    reasons: list[Reason] = []
+    if training["max_minutes"] is not None:
+        reasons.append(time_is_over(training["max_minutes"], job.began))
+    if job.is_batch:
+        reasons.append(stop_file(job.run.stop))
+    if not reasons:
+        return []
+    return [
+        Interrupt(
+            job.comm,
+            lambda: next(filter(None, (reason() for reason in reasons)), None),
+            save=saver.save,
+            steps_done=steps_done,
+            steps_per_update=training["gradient_accumulation_steps"],
+        )
+    ]
 
 
 def position(found: checkpoint.Checkpoint | None) -> tuple[int, int]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.launch.rank import RankInfo, rank_info
-from hvdtrain.train import devices
+from hvdtrain.train import devices, meet
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,20 @@ class World:
         return "auto" if self.is_rank0 else 0
 
 
-def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None, is_deterministic: bool = False) -> World:
+def wake_up(
+    environ: Mapping[str, str],
+    *,
+    num_ranks: int | None = None,
+    is_deterministic: bool = False,
+    meet_in: Path | None = None,
+) -> World:
     """Bind cores, join Horovod's world if a launcher started several ranks, pin the GPU, and check that all agree.
 
     Args:
         environ: The process environment.
         num_ranks: What the plan says; None takes HVDTRAIN_NUM_RANKS, or trusts the launcher.
         is_deterministic: Compute with one thread whatever the environment says, so that no sum depends on it.
+        meet_in: Folder that all ranks share, in which those that meet through Gloo find each other.
 
     Raises:
         EnvironmentNotFitError: If the world is not the one that was planned or that the launcher states.
@@ -64,7 +72,7 @@ def wake_up(environ: Mapping[str, str], *, num_ranks: int | None = None, is_dete
     expected = num_ranks if num_ranks is not None else _expected(environ)
     check_launcher(info, expected)
     cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
-    comm = _horovod(info) if info.size > 1 else _solo()
+    comm = _horovod(info, environ, meet_in) if info.size > 1 else _solo()
     check_world(info, comm.rank, comm.size)
     _let_layers_join(comm)
     devices.set_threads(*((1, {}) if is_deterministic else (len(cores), environ)))
@@ -129,7 +137,7 @@ def _solo() -> Any:
     return SoloComm()
 
 
-def _horovod(info: RankInfo) -> Any:
+def _horovod(info: RankInfo, environ: Mapping[str, str], meet_in: Path | None) -> Any:
     try:
         import horovod.tensorflow as hvd
     except ImportError as error:
@@ -139,7 +147,11 @@ def _horovod(info: RankInfo) -> Any:
     from hvdtrain.train.comm import HorovodComm
 
     before = devices.threads()
-    hvd.init()
+    if environ.get("HVDTRAIN_MEET") == "gloo":
+        meet.with_gloo(info, environ, meet_in or Path.cwd(), hvd.init)
+    else:
+        meet.find_wheel_of_mpi(info, environ)
+        hvd.init()
     comm = HorovodComm(hvd)
     comm.threads = devices.threads() - before
     return comm

@@ -38,14 +38,13 @@ class AgreeStop(keras.callbacks.Callback):
         """Ask all ranks to stop, from any one of them; they do after the next execution."""
         self._is_asked = True
         if self._reduction is not None:
-            self._reduction.wish.assign(1.0)
+            self._reduction.wishes.ask("stop")
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget an earlier fit."""
         self._is_asked = False
         if self._reduction is not None:
-            self._reduction.wish.assign(0.0)
-            self._reduction.mean_wish.assign(0.0)
+            self._reduction.wishes.forget("stop")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Turn this rank's decision into a wish, and do what all ranks know of."""
@@ -59,7 +58,7 @@ class AgreeStop(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _is_known(self) -> bool:
-        return self._reduction is not None and bool(self._reduction.mean_wish.numpy() > 0)
+        return self._reduction is not None and self._reduction.wishes.is_known("stop")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the decisions of the epoch's end."""

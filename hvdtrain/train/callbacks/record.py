@@ -12,6 +12,8 @@ from hvdtrain.plan import Plan
 from hvdtrain.train import compat
 from hvdtrain.train.console import Console
 
+PROGRESS_S = 2.0
+
 
 class Record(keras.callbacks.Callback):
     """Note each epoch. Place it after the callbacks that make the logs global.
@@ -21,21 +23,32 @@ class Record(keras.callbacks.Callback):
         console: Where people look.
         write: Takes (kind, values) for `metrics.jsonl`; does nothing on other ranks.
         steps_done: Steps of the first epoch that an earlier start of the run has done.
+        progress: Takes where training is, every few seconds; does nothing on other ranks.
     """
 
-    def __init__(self, plan: Plan, console: Console, write: Callable[..., None], *, steps_done: int = 0) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        console: Console,
+        write: Callable[..., None],
+        *,
+        steps_done: int = 0,
+        progress: Callable[..., None] | None = None,
+    ) -> None:
         super().__init__()
         self._steps_done = steps_done
         self._plan = plan
         self._console = console
         self._write = write
-        self._began = self._train_ended = 0.0
-        self._steps = 0
+        self._progress = progress or (lambda **values: None)
+        self._began = self._train_ended = self._shown = 0.0
+        self._epoch = self._steps = 0
         self.first_step_time = 0.0
         self.last_logs: dict[str, Any] = {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock."""
+        self._epoch = epoch
         self._began, self._train_ended, self._steps = time.perf_counter(), 0.0, 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -44,7 +57,19 @@ class Record(keras.callbacks.Callback):
         if not self.first_step_time and self._steps > self._steps_done:
             self.first_step_time = time.time()
             self._write("first_step", step=self._steps)
+        self._show_progress()
         self._console.bar(self._steps, self._plan.steps_per_epoch, f"loss {float((logs or {}).get('loss', 0)):.4f}")
+
+    def _show_progress(self) -> None:
+        now = time.perf_counter()
+        if now - self._shown < PROGRESS_S:
+            return
+        self._shown = now
+        done = self._steps - self._steps_done
+        rate = done * self._plan.global_batch_size / max(now - self._began, 1e-9)
+        step = self._epoch * self._plan.steps_per_epoch + self._steps
+        total_steps = self._plan.total_steps
+        self._progress(epoch=self._epoch + 1, step=step, total_steps=total_steps, examples_per_s=round(rate, 1))
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Stop the training clock; evaluation is reported apart."""
