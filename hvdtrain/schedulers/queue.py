@@ -122,6 +122,17 @@ def requeue(job_id: str) -> None:
     _must(_run([_program("scontrol"), "requeue", job_id]))
 
 
+def ask(program: str, *words: str) -> str:
+    """Return what one of Slurm's programs prints, errors included.
+
+    Raises:
+        EnvironmentNotFitError: If it is not there or fails.
+    """
+    result = _run([_program(program), *words])
+    _must(result)
+    return result.stdout + result.stderr
+
+
 def _must(result: subprocess.CompletedProcess[str]) -> None:
     if result.returncode:
         raise EnvironmentNotFitError(f"Slurm refuses: {_words(result)}")

@@ -1,0 +1,22 @@
+"""`hvdtrain cancel`: stop a run's job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hvdtrain.cli.options import runs_option
+
+
+@click.command(name="cancel")
+@click.argument("name", metavar="RUN")
+@click.option("--now", is_flag=True, help="At once, without a save.")
+@runs_option
+def command(name: str, now: bool, runs_root: Path) -> None:
+    """Stop the job of RUN; it saves its state first, and is not queued again."""
+    from hvdtrain.cli.show import talk
+    from hvdtrain.control import cancel
+    from hvdtrain.rundir import find_run
+
+    talk(cancel(find_run(name, runs_root), at_once=now))

@@ -1,0 +1,114 @@
+"""Acting on a run's batch job, and gathering what is known about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
+from hvdtrain.jobs import first_failure
+from hvdtrain.rundir import RunDir, write_text
+from hvdtrain.schedulers import queue
+from hvdtrain.why import Evidence
+
+TAIL_BYTES = 65_536
+
+
+def cancel(run: RunDir, *, at_once: bool) -> str:
+    """Stop a run's job, and return what was done in words.
+
+    Args:
+        run: The run.
+        at_once: Without a save.
+
+    Raises:
+        NotFoundError: If the run has no job in the queue.
+        EnvironmentNotFitError: If Slurm refuses.
+    """
+    job_id, entry = _active_job(run)
+    if entry.state == "RUNNING" and not at_once:
+        write_text(run.stop, "cancel\n")
+        return f"job {job_id} was asked to stop: it saves its state and ends (--now: at once, without a save)"
+    queue.cancel(job_id)
+    return f"job {job_id} is cancelled"
+
+
+def requeue(run: RunDir) -> str:
+    """Queue a run's job again, and return what was done in words.
+
+    Raises:
+        NotFoundError: If the run has no job.
+        EnvironmentNotFitError: If Slurm refuses, with what to do instead.
+    """
+    job_id = _job_of(run)
+    if run.finished.exists():
+        return f"{run.short_id} is finished; nothing is left to train"
+    try:
+        queue.requeue(job_id)
+    except EnvironmentNotFitError as error:
+        raise EnvironmentNotFitError(
+            f"{error}. A job that has ended some time ago cannot be queued again; submit a new one for the same run: "
+            f"hvdtrain submit --resume {run.short_id}"
+        ) from error
+    return f"job {job_id} is queued again; it resumes from the newest checkpoint"
+
+
+def _job_of(run: RunDir) -> str:
+    job_id = run.job_id()
+    if job_id is None:
+        raise NotFoundError(
+            f"{run.short_id} has no batch job; it was started with hvdtrain run (Ctrl-C stops it there)"
+        )
+    return job_id
+
+
+def _active_job(run: RunDir) -> tuple[str, queue.QueueEntry]:
+    job_id = _job_of(run)
+    entry = queue.queue().get(job_id)
+    if entry is None or not entry.is_active:
+        raise NotFoundError(
+            f"job {job_id} of {run.short_id} is not in the queue (any more): hvdtrain why {run.short_id}"
+        )
+    return job_id, entry
+
+
+def evidence_of(run: RunDir) -> Evidence:
+    """Return what is known about a run; without Slurm, what its directory says."""
+    job_id, job = run.job_id(), {}
+    if job_id is not None:
+        try:
+            job = queue.details(job_id)
+        except EnvironmentNotFitError:
+            job = {}
+    failure = first_failure(run) or {}
+    code = run.exit_code()
+    if code is None and failure:
+        code = failure["exit_code"]
+    if code is None and ":" in job.get("ExitCode", ""):
+        code = exit_code(job["ExitCode"])
+    stop = run.stop.read_text(encoding="utf-8").strip() if run.stop.is_file() else ""
+    logs = [*sorted(run.logs.glob("slurm-*.out"))[-1:], run.launcher_log, *sorted(run.logs.glob("rank_*.log"))[:8]]
+    return Evidence(
+        is_finished=run.finished.exists(),
+        exit_code=code or None,
+        stop=stop,
+        failure=failure,
+        job=job,
+        log="\n".join(tail(log) for log in logs if log.is_file()),
+    )
+
+
+def exit_code(text: str) -> int:
+    """Return Slurm's `code:signal` as a shell would.
+
+    >>> exit_code("3:0"), exit_code("0:9")
+    (3, 137)
+    """
+    code, _, number = text.partition(":")
+    return 128 + int(number) if int(number or 0) else int(code)
+
+
+def tail(path: Path) -> str:
+    """Return the end of a file."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace")

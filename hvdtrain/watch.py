@@ -1,0 +1,175 @@
+"""Where runs and their batch jobs are: one row per run, with one query to the scheduler for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hvdtrain.errors import EnvironmentNotFitError, ExitCode
+from hvdtrain.metrics import last_epoch_metrics
+from hvdtrain.rundir import RunDir, read_json
+from hvdtrain.schedulers import queue
+from hvdtrain.schedulers.queue import QueueEntry
+
+POLL_S = 0.5
+STALE_S = 60.0  # progress older than this is not shown as the present
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where one run is.
+
+    Args:
+        id: Its short id.
+        name: Its configuration's.
+        job_id: Of its batch job, or None.
+        state: `pending`, `running`, `stopped`, `finished`, `failed` ...; Slurm's word while the job is in the queue.
+        reason: Why it waits, in Slurm's word.
+        epoch: The one that is trained, from 1.
+        epochs: Of the run.
+        step: Steps done.
+        total_steps: Of the run.
+        examples_per_s: All ranks together, in the epoch so far.
+        seconds_left: Until training ends, at this speed, without evaluations.
+        metrics: Of the newest epoch that has ended.
+        path: The run directory.
+    """
+
+    id: str
+    name: str
+    job_id: str | None
+    state: str
+    reason: str
+    epoch: int
+    epochs: int
+    step: int
+    total_steps: int
+    examples_per_s: float | None
+    seconds_left: float | None
+    metrics: dict[str, Any]
+    path: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return dataclasses.asdict(self)
+
+
+def statuses(runs: Sequence[RunDir]) -> list[Status]:
+    """Return where runs are. The scheduler is asked once, and only if one of them has a job.
+
+    Where Slurm cannot be asked, the run directories speak for themselves.
+    """
+    jobs = {run.path: run.job_id() for run in runs}
+    entries: Mapping[str, QueueEntry] = {}
+    if any(jobs.values()):
+        with contextlib.suppress(EnvironmentNotFitError):
+            entries = queue.queue()
+    return [status(run, jobs[run.path], entries.get(jobs[run.path] or "")) for run in runs]
+
+
+def status(run: RunDir, job_id: str | None, entry: QueueEntry | None) -> Status:
+    """Return where one run is.
+
+    Args:
+        run: The run.
+        job_id: Of its job.
+        entry: What the queue says about that.
+    """
+    plan = json.loads(run.plan.read_text(encoding="utf-8"))
+    at, last = read_json(run.progress), _last_epoch(run)
+    step = max(at.get("step", 0), last.get("step", 0)) if not run.finished.exists() else plan["total_steps"]
+    is_now = (entry is not None and entry.state == "RUNNING") or time.time() - at.get("time", 0) < STALE_S
+    rate = (at.get("examples_per_s") or last.get("examples_per_s")) if is_now and not run.finished.exists() else None
+    left = (plan["total_steps"] - step) * plan["global_batch_size"] / rate if rate else None
+    return Status(
+        id=run.short_id,
+        name=plan["name"],
+        job_id=job_id,
+        state=state_of(run, entry),
+        reason=entry.reason if entry is not None and entry.is_active and entry.reason != "None" else "",
+        epoch=min(plan["epochs"], step // plan["steps_per_epoch"] + 1)
+        if step < plan["total_steps"]
+        else plan["epochs"],
+        epochs=plan["epochs"],
+        step=step,
+        total_steps=plan["total_steps"],
+        examples_per_s=rate,
+        seconds_left=left,
+        metrics=last_epoch_metrics(run.metrics),
+        path=str(run.path.resolve()),
+    )
+
+
+def state_of(run: RunDir, entry: QueueEntry | None) -> str:
+    """Return a run's state in one word: the queue's while the job is there, else the run directory's."""
+    if run.finished.exists():
+        return "finished"
+    if entry is not None and entry.is_active:
+        return entry.state.lower()
+    if run.exit_code() == ExitCode.STOPPED:
+        return "stopped"
+    own = run.state()
+    return entry.state.lower() if own == "unfinished" and entry is not None and entry.state != "COMPLETED" else own
+
+
+def _last_epoch(run: RunDir) -> dict[str, Any]:
+    from hvdtrain.metrics import read_records
+
+    epochs = [record for record in read_records(run.metrics) if record.get("kind") == "epoch"]
+    return epochs[-1] if epochs else {}
+
+
+def newest_log(run: RunDir, rank: int | None = None) -> Path | None:
+    """Return the log to show: a rank's, or the batch job's, or rank 0's."""
+    if rank is not None:
+        return run.log(rank) if run.log(rank).exists() else None
+    jobs = sorted(run.logs.glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
+    return jobs[-1] if jobs else newest_log(run, 0)
+
+
+def follow(run: RunDir, rank: int | None) -> Iterator[str]:
+    """Yield what a log holds and what is added, until the run has ended; a log that is not there yet is awaited."""
+    log, place = newest_log(run, rank), 0
+    while True:
+        has_ended = is_over(run)
+        log = log or newest_log(run, rank)
+        if log is not None:
+            with open(log, encoding="utf-8", errors="replace") as file:
+                file.seek(place)
+                text = file.read()
+                place = file.tell()
+            if text:
+                yield text
+        if has_ended:
+            return
+        time.sleep(POLL_S)
+
+
+def is_over(run: RunDir) -> bool:
+    """Tell whether nothing more will be written: no job of the run is in the queue."""
+    if run.finished.exists():
+        return True
+    job_id = run.job_id()
+    if job_id is None:
+        return run.exit_code() is not None or run.state() == "failed"
+    entry = _ask_seldom(job_id)
+    return entry is None or not entry.is_active
+
+
+_asked: dict[str, tuple[float, QueueEntry | None]] = {}
+ASK_S = 5.0
+
+
+def _ask_seldom(job_id: str) -> QueueEntry | None:
+    """Return what the queue says about a job, asked every few seconds at most: schedulers serve many people."""
+    when, entry = _asked.get(job_id, (0.0, None))
+    if time.monotonic() - when > ASK_S or job_id not in _asked:
+        entry = queue.queue().get(job_id)
+        _asked[job_id] = (time.monotonic(), entry)
+    return entry
