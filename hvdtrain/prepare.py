@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import secrets
@@ -79,6 +80,7 @@ def prepare(
         return Prepared(config, plan, config_script(plan, config_path, options), config_path, tuple(options))
     env = [*(Setting((f"{name}={value}",), "site") for name, value in layout.site.env.items()), BATCH]
     script = config_script(plan, config_path, options, extra_env=env, srun_mpi=layout.site.srun_mpi)
+    script = dataclasses.replace(script, notes=(ARRAY_USAGE if config.slurm.array else JOB_USAGE,))
     batch = BatchScript(
         directives=tuple(directives(config, layout)),
         script=script,
@@ -90,6 +92,8 @@ def prepare(
     return Prepared(config, plan, script, config_path, tuple(options), layout, batch)
 
 
+JOB_USAGE = "Usage: hvdtrain submit, or: sbatch THIS_FILE [RUN_DIR]; without RUN_DIR the job makes its own."
+ARRAY_USAGE = "Usage: hvdtrain submit, which makes a run directory for each index."
 BATCH = Setting(
     ("HVDTRAIN_BATCH=1",), "rank 0 looks for the file STOP; after a stop ranks end with 0 and leave the code in EXIT"
 )

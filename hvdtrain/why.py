@@ -111,7 +111,7 @@ LOGS = (
         "nccl",
         r"NCCL (error|WARN)|ncclSystemError|ncclUnhandledCudaError|ncclInternalError",
         "NCCL failed between GPUs",
-        "launch.env: NCCL_DEBUG=INFO shows the first WARN; usual: NCCL_SOCKET_IFNAME must name the network of the nodes",
+        "launch.env: NCCL_DEBUG=INFO shows the first WARN; usual: NCCL_SOCKET_IFNAME must name the nodes' network",
     ),
     Pattern(
         "no-space",

@@ -155,15 +155,17 @@ class Cluster:
 
     def start_controller(self) -> None:
         """Start slurmctld."""
-        self.command("slurmctld", "-c" if not any((self.folder / "state").iterdir()) else "-R")
+        self.command("slurmctld", "-R", check=True)
 
     def stop_controller(self) -> None:
         """Stop slurmctld, as a failure of its machine would."""
         stop(self.folder / "slurmctld.pid")
 
     def start_node(self, node: str) -> None:
-        """Start the slurmd of a node."""
-        self.command("slurmd", "-N", node)
+        """Start the slurmd of a node, on a share of this machine's cores: its jobs inherit that."""
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[self.nodes.index(node) :: NUM_NODES] or [cores[self.nodes.index(node) % len(cores)]]
+        self.command("taskset", "--cpu-list", ",".join(map(str, own)), "slurmd", "-N", node, check=True)
 
     def stop_node(self, node: str) -> None:
         """Stop the slurmd of a node; its jobs go on until they are missed."""
