@@ -85,7 +85,7 @@ def outcome(run: RunDir, code: int) -> int:
     if is_stopped or code:
         clear_leftovers(run)
     if is_stopped or code in (int(ExitCode.INTERRUPTED), 143, 129):
-        talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: {program()} run --resume {run.short_id}")
+        talk(f"stopped. Saved so far: {_newest_checkpoint(run)}\ncontinue: {go_on(run)}")
         return int(ExitCode.STOPPED) if is_stopped else code
     if code == 0 and run.finished.exists():
         talk(success_text(run))
@@ -151,6 +151,11 @@ def program() -> str:
     return "hvdtrain" if shutil.which("hvdtrain") else nice_path(Path(sys.argv[0]))
 
 
+def go_on(run: RunDir) -> str:
+    """Return the command that continues a run, here or as a batch job."""
+    return f"{program()} {'submit' if run.job_id() else 'run'} --resume {run.short_id}"
+
+
 def _words(name: str) -> str:
     return "test " + name.removeprefix("val_").replace("_", " ")
 
@@ -163,7 +168,7 @@ def _tell_failure(run: RunDir, code: int) -> int:
         talk(
             f"hvdtrain: {lost_rank(run)} ended without a word (exit code {code})"
             + ("; it was killed, often by the system for lack of memory" if killed else "")
-            + f"\n  logs: {nice_path(run.logs)}   continue: {program()} run --resume {run.short_id}"
+            + f"\n  logs: {nice_path(run.logs)}   continue: {go_on(run)}"
         )
         return int(ExitCode.RANK_LOST) if killed or code == 0 else code
     if not first["is_explained"]:

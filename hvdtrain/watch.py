@@ -84,14 +84,15 @@ def status(run: RunDir, job_id: str | None, entry: QueueEntry | None) -> Status:
     plan = json.loads(run.plan.read_text(encoding="utf-8"))
     at, last = read_json(run.progress), _last_epoch(run)
     step = max(at.get("step", 0), last.get("step", 0)) if not run.finished.exists() else plan["total_steps"]
-    is_now = (entry is not None and entry.state == "RUNNING") or time.time() - at.get("time", 0) < STALE_S
-    rate = (at.get("examples_per_s") or last.get("examples_per_s")) if is_now and not run.finished.exists() else None
+    state = state_of(run, entry)
+    is_now = state == "running" or (state == "unfinished" and time.time() - at.get("time", 0) < STALE_S)
+    rate = (at.get("examples_per_s") or last.get("examples_per_s")) if is_now else None
     left = (plan["total_steps"] - step) * plan["global_batch_size"] / rate if rate else None
     return Status(
         id=run.short_id,
         name=plan["name"],
         job_id=job_id,
-        state=state_of(run, entry),
+        state=state,
         reason=entry.reason if entry is not None and entry.is_active and entry.reason != "None" else "",
         epoch=min(plan["epochs"], step // plan["steps_per_epoch"] + 1)
         if step < plan["total_steps"]

@@ -216,15 +216,20 @@ PYTHON = """#!/bin/bash
 [ "$3" = outcome ] && { [ -e "$RUN/EXIT" ] && exit "$(cat "$RUN/EXIT")"; exit "${@: -1}"; }
 """
 
+SCONTROL = """#!/bin/bash
+if [ "$2" = show ]; then echo "JobId=7 JobName=x JobState=${STATE:-RUNNING} Reason=None"; exit; fi
+printf '%s\\0' "$@" > "$RECORD/scontrol"
+"""
+
 
 def start_job(folder: Path, text: str, worker: str, **environ: str) -> subprocess.Popen:
     tools, run = folder / "tools", folder / "run"
     for place in (tools, run):
         place.mkdir()
-    for program, body in {"srun": worker, "python": PYTHON, "scontrol": STUB, "squeue": "#!/bin/bash\n"}.items():
+    for program, body in {"srun": worker, "python": PYTHON, "scontrol": SCONTROL, "squeue": "#!/bin/bash\n"}.items():
         (tools / program).write_text(body)
         (tools / program).chmod(0o755)
-    text = re.sub(r"^keep=\"", 'keep=" RECORD RUN', text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^keep=\"", 'keep=" RECORD RUN STATE', text, count=1, flags=re.MULTILINE)
     names = {"PATH": f"{tools}:/usr/bin:/bin", "RECORD": str(folder), "RUN": str(run), "HVDTRAIN_PYTHON": "python"}
     process = subprocess.Popen(
         ["bash", "-c", text, "script", str(run)],
@@ -273,6 +278,15 @@ def test_the_budget_of_requeues_is_kept(tmp_path, restarts, is_requeued):
 def test_a_cancelled_run_is_not_queued_again(tmp_path):
     job = start_job(tmp_path, rendered(), WORKER)
     (tmp_path / "run" / "STOP").write_text("cancel\n")
+    job.communicate(timeout=30)
+    assert job.returncode == 75
+    assert not (tmp_path / "scontrol").exists()
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "COMPLETING", "PREEMPTED", "TIMEOUT", "PENDING"])
+def test_a_job_that_slurm_ends_by_itself_is_left_to_slurm(tmp_path, state):
+    job = start_job(tmp_path, rendered(), WORKER, STATE=state)
+    job.terminate()
     job.communicate(timeout=30)
     assert job.returncode == 75
     assert not (tmp_path / "scontrol").exists()

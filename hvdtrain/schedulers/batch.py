@@ -136,8 +136,12 @@ def _end(batch: BatchScript) -> str:
     lines = ['"$python" -m hvdtrain outcome "$run_dir" --launcher-code "$code"', "code=$?"]
     if batch.max_requeues:
         job = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if batch.is_array else "$SLURM_JOB_ID"
+        read_state = "sed -n 's/.* JobState=\\([A-Z_]*\\).*/\\1/p'"
         lines += [
-            f'if [ "$code" = {STOP_CODE} ] && [ "$(cat "$run_dir/STOP" 2>/dev/null)" != cancel ]; then',
+            comment("What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it."),
+            f'state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | {read_state})',
+            'stop=$(cat "$run_dir/STOP" 2>/dev/null)',
+            f'if [ "$code" = {STOP_CODE} ] && [ "$state" = RUNNING ] && [ "$stop" != cancel ]; then',
             f'  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {batch.max_requeues} ]; then',
             f'    scontrol requeue "{job}" && echo "hvdtrain: queued again, to go on from there" >&2',
             "  else",
