@@ -42,7 +42,7 @@ mpi4py_from_source() {
 endef
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## Make .venv with TensorFlow, an MPI and a Horovod built for them
 
@@ -76,13 +76,23 @@ check: $(STAMP) ## ruff, mypy --strict and the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-jobs: $(STAMP) ## Render jobs/*.sh anew from configs/*.yaml
-	@mkdir -p jobs
-	for config in configs/*.yaml; do
-	    script="jobs/$$(basename "$$config" .yaml).sh"
-	    $(BIN)/hvdtrain render "$$config" >"$$script.new"
-	    mv "$$script.new" "$$script"
+jobs: $(STAMP) ## Render jobs/ anew from configs/*.yaml, for this machine and for each site
+	@for config in configs/*.yaml; do
+	    name=$$(basename "$$config" .yaml)
+	    mkdir -p jobs
+	    $(BIN)/hvdtrain render "$$config" >"jobs/.new" && mv jobs/.new "jobs/$$name.sh"
+	    for site in configs/sites/*.yaml; do
+	        site=$$(basename "$$site" .yaml)
+	        mkdir -p "jobs/$$site"
+	        $(BIN)/hvdtrain render "$$config" --site "$$site" >"jobs/.new" && mv jobs/.new "jobs/$$site/$$name.sh"
+	    done
 	done
+
+cluster-up: $(STAMP) ## Start a Slurm of four nodes on this machine, to try `hvdtrain submit` without a cluster
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.cluster up
+
+cluster-down: $(STAMP) ## Stop that Slurm
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m tests.cluster down
 
 clean: ## Remove .venv, caches and build leftovers; runs/ stay
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,6 +26,7 @@ SLURM_MEMORY = r"^[1-9][0-9]*[KMGT]?$"
 SBATCH_OPTION = r"^[a-z][a-z-]{1,40}$"
 MODULE = r"^[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}$"
 ONE_LINE = r"^[^\x00-\x1f\x7f\x85\u2028\u2029]+$"
+BIND = r"^/[^,\x00-\x1f\x7f\x85\u2028\u2029]*$"
 ABSOLUTE = r"^/[^\x00-\x1f\x7f\x85\u2028\u2029]*$"
 
 # What the patterns mean, for messages: "must be ...".
@@ -40,6 +41,7 @@ PATTERN_WORDS = {
     SBATCH_OPTION: "the long name of an sbatch option, without the dashes: 'licenses'",
     MODULE: "the name of an environment module: 'openmpi/5.0'",
     ONE_LINE: "one line of text",
+    BIND: "an absolute path without commas",
     ABSOLUTE: "an absolute path",
 }
 
@@ -279,6 +281,23 @@ class HorovodConfig(Section):
     )
 
 
+class ContainerConfig(Section):
+    """An image that the ranks of a batch job run in."""
+
+    image: OneLine | None = Field(None, description="File or reference of the image. null: no container.")
+    runtime: Literal["auto", "apptainer", "singularity", "pyxis"] = Field(
+        "auto", description="What starts it. auto: what the site's profile says, else apptainer."
+    )
+    binds: list[Annotated[str, Field(pattern=BIND)]] = Field(
+        default_factory=list, description="Folders of the host to show inside: '/data', or '/here:/there'."
+    )
+    python: OneLine = Field("python3", description="The image's Python.")
+    python_path: Annotated[str, Field(pattern=BIND)] | None = Field(
+        None, description="Folder with hvdtrain installed for that Python (pip install --target). null: in the image."
+    )
+    options: list[OneLine] = Field(default_factory=list, description="Further options of the runtime.")
+
+
 class SlurmConfig(Section):
     """How much of a Slurm cluster to ask for, and how. What is null comes from the site's profile or is not said."""
 
@@ -346,6 +365,7 @@ class Config(Section):
     launch: LaunchConfig = Field(default_factory=LaunchConfig)
     horovod: HorovodConfig = Field(default_factory=HorovodConfig)
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    container: ContainerConfig = Field(default_factory=ContainerConfig)
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Config:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hvdtrain.config import Config
 from hvdtrain.errors import Problem
+from hvdtrain.launch.container import image_complaint
 from hvdtrain.schedulers.layout import Layout
 
 UNITS = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
@@ -34,6 +35,7 @@ def findings(config: Config, layout: Layout, *, run_folder: str) -> Iterator[Fin
     yield from _gpus(config, layout)
     yield from _stopping(config, layout)
     yield from _files(layout, run_folder)
+    yield from _container(config, layout)
     if layout.site.needs_account and config.slurm.account is None:
         yield _error("slurm.account", f"site {layout.site.name} refuses jobs without one; name your allocation")
 
@@ -145,6 +147,24 @@ def _files(layout: Layout, run_folder: str) -> Iterator[Finding]:
             "--runs",
             f"{run_folder} is not on a file system that all nodes of {layout.site.name} share ({', '.join(shared)}); "
             f"choose one with --runs{f', such as {layout.site.scratch}' if layout.site.scratch else ''}",
+        )
+
+
+def _container(config: Config, layout: Layout) -> Iterator[Finding]:
+    image = config.container.image
+    if image is None:
+        return
+    complaint = image_complaint(image)
+    if complaint is not None:
+        yield Finding(Problem(complaint[0], "container.image"), is_error=complaint[1])
+    runtime = config.container.runtime if config.container.runtime != "auto" else layout.site.container
+    if runtime == "pyxis" and layout.launcher not in ("srun", "native"):
+        yield _error("container.runtime", f"pyxis is a part of srun, and {layout.launcher} starts the ranks; use srun")
+    if config.container.python_path is None:
+        yield _warning(
+            "container.python_path",
+            "null: the image must contain hvdtrain itself; else, on a login node: pip install --target FOLDER "
+            "with the image's Python, and name FOLDER here",
         )
 
 

@@ -14,6 +14,7 @@ from hvdtrain.config import Config
 from hvdtrain.config_file import dump_config, load_config, located
 from hvdtrain.errors import PlanError
 from hvdtrain.facts import Facts
+from hvdtrain.launch.container import container_of
 from hvdtrain.launch.job import config_script
 from hvdtrain.launch.request import Setting
 from hvdtrain.launch.shell import Script, quote, script_text
@@ -81,6 +82,16 @@ def prepare(
     env = [*(Setting((f"{name}={value}",), "site") for name, value in layout.site.env.items()), BATCH]
     script = config_script(plan, config_path, options, extra_env=env, srun_mpi=layout.site.srun_mpi)
     script = dataclasses.replace(script, notes=(ARRAY_USAGE if config.slurm.array else JOB_USAGE,))
+    box = container_of(
+        plan.config["container"], site_runtime=layout.site.container, has_gpus=layout.gpus_per_node > 0
+    )
+    if box is not None:
+        script = dataclasses.replace(
+            script,
+            launch=(*script.launch, *box.launcher_tokens()),
+            container=tuple(box.tokens()),
+            command=box.command(script.command[1:]),
+        )
     batch = BatchScript(
         directives=tuple(directives(config, layout)),
         script=script,

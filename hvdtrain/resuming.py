@@ -12,7 +12,7 @@ from hvdtrain.plan import Entry, Plan
 from hvdtrain.prepare import Prepared
 from hvdtrain.rundir import RunDir, find_runs
 
-ELSEWHERE = ("launch", "slurm")  # blocks of a configuration that only say where it runs
+ELSEWHERE = ("launch", "slurm", "container")  # blocks of a configuration that only say where it runs
 RESUMED = "resumed"
 KEPT = ", kept from the run's first start"
 

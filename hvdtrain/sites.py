@@ -57,6 +57,9 @@ class Partition(Section):
     max_time_min: PositiveInt | None = Field(None, description="Longest time limit.")
     max_nodes: PositiveInt | None = Field(None, description="Most nodes of one job.")
     whole_nodes: Bool = Field(True, description="Whether a job has its nodes to itself.")
+    is_named: Bool = Field(True, description="Whether jobs name it; false where a constraint or QOS stands for it.")
+    constraint: SlurmWord | None = Field(None, description="Features to ask for, where slurm.constraint is null.")
+    qos: SlurmWord | None = Field(None, description="Quality of service, where slurm.qos is null.")
     charge: Charge = Field(default_factory=Charge)
 
 
@@ -74,6 +77,7 @@ class Site(Section):
     launcher: Literal["srun", "mpirun", "native"] = Field("srun", description="What starts the ranks of a job.")
     mpi: Literal["openmpi4", "openmpi5"] = Field("openmpi5", description="The MPI that Horovod is built with there.")
     srun_mpi: Literal["pmix", "pmi2", "none"] = Field("pmix", description="srun --mpi=.")
+    container: Literal["apptainer", "singularity", "pyxis"] | None = Field(None, description="What starts containers.")
     gpu_option: Literal["gpus-per-node", "gres"] = Field("gpus-per-node", description="How GPUs are asked for.")
     signal_early_s: NonNegativeInt = Field(60, description="How early Slurm may send the signal before the limit.")
     modules: list[Module] = Field(default_factory=list, description="Environment modules to load.")

@@ -107,19 +107,24 @@ def test_light_verbs_never_import_tensorflow(folder):
 # -- scripts ------------------------------------------------------------------------------------
 
 
+SITES = sorted(path.stem for path in (PROJECT / "configs" / "sites").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("site", [None, *SITES])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_committed_job_is_what_render_prints(hvdtrain, monkeypatch, config):
+def test_committed_job_is_what_render_prints(hvdtrain, monkeypatch, config, site):
     monkeypatch.chdir(PROJECT)
-    code, out, _ = hvdtrain("render", f"configs/{config.name}")
-    committed = PROJECT / "jobs" / f"{config.stem}.sh"
+    code, out, _ = hvdtrain("render", f"configs/{config.name}", *(["--site", site] if site else []))
+    committed = PROJECT / "jobs" / (site or "") / f"{config.stem}.sh"
     assert committed.is_file(), "a configuration without its script: make jobs"
     assert code == 0
     assert out == committed.read_text(encoding="utf-8"), "make jobs renders them anew"
 
 
 def test_every_job_has_its_configuration():
-    jobs = {path.stem for path in (PROJECT / "jobs").glob("*.sh")}
-    assert jobs == {path.stem for path in CONFIGS} != set()
+    jobs = {path.relative_to(PROJECT / "jobs").as_posix() for path in (PROJECT / "jobs").rglob("*.sh")}
+    names = {f"{path.stem}.sh" for path in CONFIGS}
+    assert jobs == names | {f"{site}/{name}" for site in SITES for name in names} != set()
 
 
 @pytest.mark.parametrize("options", [(), ("--explain",), ("--strategy", "mirrored", "--ranks", "1"), ("--ranks", "1")])

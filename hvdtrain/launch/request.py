@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+class Expansion(str):
+    """A token that is shell text, written by us and with its own quotes, such as `"$run_dir"`."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One token group of a command line, or one NAME=VALUE, with the reason for it."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hvdtrain.errors import ConfigError
-from hvdtrain.launch.request import Setting
+from hvdtrain.launch.request import Expansion, Setting
 
 # What a rank sees of the caller's environment, by name. Secrets stay behind because they are not named here.
 PASSED_NAMES = (
@@ -24,7 +24,7 @@ PASSED_NAMES = (
 
 
 def quote(token: str) -> str:
-    """Return the token so that bash reads back exactly this text.
+    """Return the token so that bash reads back exactly this text; an `Expansion` is shell text already.
 
     Raises:
         ConfigError: For a NUL character, which no command line can hold.
@@ -32,6 +32,8 @@ def quote(token: str) -> str:
     >>> quote("a b"), quote("plain"), quote("$(rm x)")
     ("'a b'", 'plain', "'$(rm x)'")
     """
+    if isinstance(token, Expansion):
+        return str(token)
     if "\0" in token:
         raise ConfigError(f"{token!r} holds a NUL character, which a command line cannot")
     return shlex.quote(token)
@@ -57,6 +59,7 @@ class Script:
         pass_names: Further environment names passed on.
         env: NAME=VALUE settings for the ranks.
         launch: The launcher and its options.
+        container: What starts a container around the command; batch scripts only.
         command: The command every rank runs. With `new_run`, `{python}` and `{run_dir}` stand for the script's
             variables; the words of a user's own command stand for themselves.
     """
@@ -68,6 +71,7 @@ class Script:
     env: tuple[Setting, ...] = ()
     launch: tuple[Setting, ...] = ()
     command: tuple[str, ...] = ()
+    container: tuple[Setting, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 

@@ -50,6 +50,7 @@ def batch_text(batch: BatchScript, *, explain: bool = False) -> str:
         _prologue(batch),
         _environment(batch.script, explain),
         array("launch", batch.script.launch, explain),
+        array("container", batch.script.container, explain) if batch.script.container else "",
         _claim(),
         _step(batch.script),
         _end(batch),
@@ -121,6 +122,8 @@ fi
 def _step(script: Script) -> str:
     variables = {"{python}": '"$python"', "{run_dir}": '"$run_dir"'}
     command = " ".join(variables.get(token, "") or quote(token) for token in script.command)
+    if script.container:
+        command = f'"${{container[@]}}" {command}'
     return f"""\
 # A stop is passed on as a file that rank 0 looks for: ranks agree on a step, save, and end with code 0.
 rm -f "$run_dir/STOP" "$run_dir/EXIT"

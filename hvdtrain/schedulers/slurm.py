@@ -27,12 +27,14 @@ def directives(config: Config, layout: Layout) -> Iterator[Setting]:
 
 def _where(config: Config, layout: Layout) -> Iterator[Setting]:
     slurm = config.slurm
-    said = "slurm.partition" if slurm.partition else f"the default of site {layout.site.name}"
-    yield Setting((f"--partition={layout.partition_name}",), said)
+    if layout.partition.is_named:
+        said = "slurm.partition" if slurm.partition else f"the default of site {layout.site.name}"
+        yield Setting((f"--partition={layout.partition_name}",), said)
     for key in ("account", "qos", "reservation", "constraint"):
-        value = getattr(slurm, key)
-        if value is not None:
-            yield Setting((f"--{key}={value}",), f"slurm.{key}")
+        own, of_partition = getattr(slurm, key), getattr(layout.partition, key, None)
+        if own is not None or of_partition is not None:
+            reason = f"slurm.{key}" if own is not None else f"site {layout.site.name}, {layout.partition_name}"
+            yield Setting((f"--{key}={own if own is not None else of_partition}",), reason)
     if slurm.work_dir is not None:
         yield Setting((f"--chdir={slurm.work_dir}",), "slurm.work_dir")
 

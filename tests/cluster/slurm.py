@@ -28,7 +28,7 @@ START_S = 60.0
 
 CONF = """\
 ClusterName=hvdtrain
-SlurmctldHost={host}
+SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=mnist_cnn_dropout
+#SBATCH --partition=GPU
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=20
+#SBATCH --gpus-per-node=2
+#SBATCH --time=30
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# mnist_cnn_dropout: 2 ranks, Open MPI 4
+# Printed by: hvdtrain render configs/mnist_cnn_dropout.yaml --site bridges2
+# Usage: hvdtrain submit, or: sbatch THIS_FILE [RUN_DIR]; without RUN_DIR the job makes its own.
+set -uo pipefail
+
+python=${HVDTRAIN_PYTHON:-python3}
+run_dir=${1:-$("$python" -m hvdtrain plan configs/mnist_cnn_dropout.yaml --site bridges2 --new-run --run-id "job$SLURM_JOB_ID")} || exit
+
+# Of this job's environment ranks see these names, and what Slurm and MPI tell them.
+keep=" HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV CONDA_PREFIX \
+  LANG LC_ALL TZ TERM COLUMNS NO_COLOR TMPDIR XDG_CACHE_HOME \
+  XDG_CONFIG_HOME CUDA_VISIBLE_DEVICES KERAS_HOME HVDTRAIN_DATA HVDTRAIN_PROGRESS OPAL_PREFIX PMIX_PREFIX http_proxy \
+  https_proxy no_proxy SSL_CERT_FILE REQUESTS_CA_BUNDLE "
+while read -r name; do
+  case $name in SLURM_* | SRUN_* | PMI_* | PMIX_* | OMPI_* | OPAL_* | PRTE_* | UCX_* | FI_* | NCCL_* | CUDA_* | NVIDIA_* | MPICH_* | I_MPI_* | APPTAINER_BIND* | SINGULARITY_BIND*) [ "$name" = SLURM_JWT ] || continue ;; esac
+  case $keep in *" $name "*) ;; *) unset "$name" ;; esac
+done < <(compgen -e)
+while read -r _ _ name; do unset -f "$name"; done < <(declare -Fx)
+unset SLURM_EXPORT_ENV
+rank_env=(
+  KERAS_BACKEND=tensorflow
+  TF_NUM_INTRAOP_THREADS=20
+  TF_NUM_INTEROP_THREADS=2
+  OMP_NUM_THREADS=20
+  TF_CPP_MIN_LOG_LEVEL=1
+  PYTHONUNBUFFERED=1
+  HVDTRAIN_NUM_RANKS=2
+  HVDTRAIN_CORES_PER_RANK=20
+  HOROVOD_CYCLE_TIME=0.1
+  OMPI_ALLOW_RUN_AS_ROOT=1
+  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  HVDTRAIN_BATCH=1
+)
+export "${rank_env[@]}"
+
+launch=(
+  mpirun -np 2
+  --bind-to none
+  --mca btl '^ofi'
+)
+
+# One job at a time trains in a run directory. The link names it; a job that has ended does not count.
+if ! ln -s "$SLURM_JOB_ID" "$run_dir/JOB" 2>/dev/null; then
+  other=$(readlink "$run_dir/JOB")
+  if [ "$other" != "$SLURM_JOB_ID" ] && [ -n "$(squeue --noheader --jobs="$other" --states=R,CG,S 2>/dev/null)" ]; then
+    echo "hvdtrain: job $other is training in $run_dir; this one ends" >&2
+    exit 3
+  fi
+  ln -sfn "$SLURM_JOB_ID" "$run_dir/JOB"
+fi
+
+# A stop is passed on as a file that rank 0 looks for: ranks agree on a step, save, and end with code 0.
+rm -f "$run_dir/STOP" "$run_dir/EXIT"
+trap '[ -e "$run_dir/STOP" ] || echo "the time limit is near" >"$run_dir/STOP"' USR1
+trap '[ -e "$run_dir/STOP" ] || echo "the job was told to end" >"$run_dir/STOP"' TERM
+"${launch[@]}" "$python" -m hvdtrain.train "$run_dir" </dev/null &
+step=$!
+while wait "$step"; code=$?; kill -0 "$step" 2>/dev/null; do :; done
+
+"$python" -m hvdtrain outcome "$run_dir" --launcher-code "$code"
+code=$?
+# What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it.
+state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p')
+stop=$(cat "$run_dir/STOP" 2>/dev/null)
+if [ "$code" = 75 ] && [ "$state" = RUNNING ] && [ "$stop" != cancel ]; then
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
+    scontrol requeue "$SLURM_JOB_ID" && echo "hvdtrain: queued again, to go on from there" >&2
+  else
+    echo "hvdtrain: was queued again 10 times (slurm.max_requeues): no more" >&2
+  fi
+fi
+exit "$code"
