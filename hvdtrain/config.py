@@ -58,7 +58,7 @@ SlurmMemory = Annotated[str, Field(pattern=SLURM_MEMORY)]
 Module = Annotated[str, Field(pattern=MODULE)]
 OneLine = Annotated[str, Field(pattern=ONE_LINE)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
-LauncherName = Literal["auto", "mpirun", "srun", "native", "none"]
+LauncherName = Literal["auto", "mpirun", "srun", "native", "horovodrun", "none"]
 EnvValue = Annotated[str, Field(pattern=NO_NUL)]
 
 
@@ -243,7 +243,11 @@ class LaunchConfig(Section):
     launcher: LauncherName = Field(
         "auto",
         description="What starts the ranks. srun: Slurm with PMIx; native: Slurm alone, ranks meet through Gloo, which "
-        "needs no MPI. auto: mpirun here, and in a Slurm job what the site's profile says.",
+        "needs no MPI; horovodrun: Horovod's own, which needs ssh between nodes. auto: mpirun here, and in a Slurm job "
+        "what the site's profile says.",
+    )
+    hostfile: OneLine | None = Field(
+        None, description="File with lines such as 'node1 slots=4', on clusters without a scheduler, for mpirun."
     )
     max_restarts: Annotated[int, Field(ge=0, le=0, strict=True)] = Field(
         0, description="Restarts after a failure; only 0 in this release."

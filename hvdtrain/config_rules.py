@@ -129,6 +129,14 @@ def _nodes_divide(nodes: int, ranks_per_node: int | None, num_ranks: int | None)
     return None
 
 
+def _hostfile_fits(hostfile: str | None, launcher: str, num_ranks: int | None) -> str | None:
+    if hostfile is None:
+        return None
+    if launcher not in ("auto", "mpirun", "horovodrun"):
+        return f"a list of hosts is for mpirun or horovodrun; launch.launcher is {launcher!r}"
+    return "needs launch.num_ranks: how many ranks the hosts share" if num_ranks is None else None
+
+
 def _devices_fit(num_devices: int | str, strategy: str) -> str | None:
     if num_devices != "auto" and strategy == "horovod":
         return f"under strategy 'horovod' each rank has one device; got {num_devices}; set launch.num_ranks instead"
@@ -209,6 +217,7 @@ RULES = (
     Rule("launch.num_devices launch.strategy", _devices_fit),
     Rule("launch.pass_env launch.env", _env_once),
     Rule("launch.pass_env", _no_duplicates),
+    Rule("launch.hostfile launch.launcher launch.num_ranks", _hostfile_fits),
     Rule("slurm.options", _options_fit),
     Rule("slurm.nodes slurm.ranks_per_node launch.num_ranks", _nodes_divide),
     Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),

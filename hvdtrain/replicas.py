@@ -85,6 +85,8 @@ def _launcher(config: Config, facts: Facts, num_ranks: int) -> str:
         )
     if num_ranks == 1 and asked in ("auto", "none"):
         return "none"
+    if asked == "horovodrun":
+        return asked
     if facts.mpi is None:
         raise EnvironmentNotFitError(
             f"{num_ranks} ranks need Open MPI 4 or 5, found: {facts.mpi_found}; "

@@ -74,8 +74,10 @@ class Site(Section):
     default_partition: SlurmWord
     partitions: dict[Annotated[str, Field(pattern=SLURM_WORD)], Partition]
     needs_account: Bool = Field(False, description="Whether jobs without an account are refused.")
-    launcher: Literal["srun", "mpirun", "native"] = Field("srun", description="What starts the ranks of a job.")
-    mpi: Literal["openmpi4", "openmpi5"] = Field("openmpi5", description="The MPI that Horovod is built with there.")
+    launcher: Literal["srun", "mpirun", "native", "horovodrun"] = Field("srun", description="What starts the ranks of a job.")
+    mpi: Literal["openmpi4", "openmpi5", "mpich", "intelmpi"] = Field(
+        "openmpi5", description="The MPI that Horovod is built with there."
+    )
     srun_mpi: Literal["pmix", "pmi2", "none"] = Field("pmix", description="srun --mpi=.")
     container: Literal["apptainer", "singularity", "pyxis"] | None = Field(None, description="What starts containers.")
     gpu_option: Literal["gpus-per-node", "gres"] = Field("gpus-per-node", description="How GPUs are asked for.")

@@ -63,7 +63,7 @@ def config_options(function: F) -> F:
             ),
             click.option(
                 "--launcher",
-                type=click.Choice(["auto", "mpirun", "srun", "native", "none"]),
+                type=click.Choice(["auto", "mpirun", "srun", "native", "horovodrun", "none"]),
                 help="What starts the ranks; srun and native in Slurm jobs only.",
             ),
             click.option(

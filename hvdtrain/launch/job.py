@@ -71,6 +71,7 @@ def config_script(
         srun_mpi if slurm["mpi"] == "auto" else slurm["mpi"],
         slurm["cpu_bind"] or "none",
         slurm["gpu_bind"],
+        plan.config["launch"]["hostfile"],
     )
     launcher = LAUNCHERS[plan.launcher]
     user_env = [Setting((f"{name}={value}",), "launch.env") for name, value in plan.config["launch"]["env"].items()]

@@ -28,7 +28,9 @@ class OpenMpi5Launcher:
                 "each worker takes its own share of the cores, the same way under every launcher",
             ),
         ]
-        if request.num_nodes > 1:
+        if request.hostfile is not None:
+            settings.append(Setting(("--hostfile", request.hostfile), "launch.hostfile: its hosts and their slots"))
+        elif request.num_nodes > 1:
             settings.append(
                 Setting(
                     ("--map-by", f"ppr:{request.num_ranks // request.num_nodes}:node"),
@@ -42,7 +44,7 @@ class OpenMpi5Launcher:
                     "ranks of one machine have no use for it, and leaving it aside costs every start a sleep of 1 s",
                 )
             )
-        if request.num_ranks > request.num_cores and request.num_nodes == 1:
+        if request.num_ranks > request.num_cores and request.num_nodes == 1 and request.hostfile is None:
             settings.append(
                 Setting(
                     self.oversubscribe,

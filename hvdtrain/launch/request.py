@@ -29,6 +29,7 @@ class LaunchRequest:
         srun_mpi: What srun offers to the ranks for finding each other.
         cpu_bind: How srun binds ranks to CPUs.
         gpu_bind: How srun binds ranks to GPUs; None leaves it to the site.
+        hostfile: File that lists the hosts, on clusters without a scheduler.
     """
 
     num_ranks: int
@@ -37,6 +38,7 @@ class LaunchRequest:
     srun_mpi: str = "pmix"
     cpu_bind: str = "none"
     gpu_bind: str | None = None
+    hostfile: str | None = None
 
     @property
     def fills_cores(self) -> bool:

@@ -89,7 +89,7 @@ def _prologue(batch: BatchScript) -> str:
 
 
 def _environment(script: Script, explain: bool) -> str:
-    names = passed_names(script)
+    names = ["PWD", *passed_names(script)]
     lines = [
         comment("Of this job's environment ranks see these names, and what Slurm and MPI tell them."),
         f'keep=" {wrap(names)} "',

@@ -17,10 +17,10 @@ python=${HVDTRAIN_PYTHON:-python3}
 run_dir=${1:-$("$python" -m hvdtrain plan configs/mnist_horovod.yaml --site local-cluster --new-run --run-id "job$SLURM_JOB_ID")} || exit
 
 # Of this job's environment ranks see these names, and what Slurm and MPI tell them.
-keep=" HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV CONDA_PREFIX \
-  LANG LC_ALL TZ TERM COLUMNS NO_COLOR TMPDIR XDG_CACHE_HOME \
-  XDG_CONFIG_HOME CUDA_VISIBLE_DEVICES KERAS_HOME HVDTRAIN_DATA HVDTRAIN_PROGRESS OPAL_PREFIX PMIX_PREFIX http_proxy \
-  https_proxy no_proxy SSL_CERT_FILE REQUESTS_CA_BUNDLE "
+keep=" PWD HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV \
+  CONDA_PREFIX LANG LC_ALL TZ TERM COLUMNS NO_COLOR TMPDIR \
+  XDG_CACHE_HOME XDG_CONFIG_HOME CUDA_VISIBLE_DEVICES KERAS_HOME HVDTRAIN_DATA HVDTRAIN_PROGRESS OPAL_PREFIX PMIX_PREFIX \
+  http_proxy https_proxy no_proxy SSL_CERT_FILE REQUESTS_CA_BUNDLE "
 while read -r name; do
   case $name in SLURM_* | SRUN_* | PMI_* | PMIX_* | OMPI_* | OPAL_* | PRTE_* | UCX_* | FI_* | NCCL_* | CUDA_* | NVIDIA_* | MPICH_* | I_MPI_* | APPTAINER_BIND* | SINGULARITY_BIND*) [ "$name" = SLURM_JWT ] || continue ;; esac
   case $keep in *" $name "*) ;; *) unset "$name" ;; esac
