@@ -7,7 +7,7 @@ from pathlib import Path
 from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
 from hvdtrain.jobs import first_failure
 from hvdtrain.rundir import RunDir, write_text
-from hvdtrain.schedulers import queue
+from hvdtrain.schedulers import SCHEDULERS, QueueEntry
 from hvdtrain.why import Evidence
 
 TAIL_BYTES = 65_536
@@ -28,7 +28,7 @@ def cancel(run: RunDir, *, at_once: bool) -> str:
     if entry.state == "RUNNING" and not at_once:
         write_text(run.stop, "cancel\n")
         return f"job {job_id} was asked to stop: it saves its state and ends (--now: at once, without a save)"
-    queue.cancel(job_id)
+    SCHEDULERS[run.scheduler()].cancel(job_id)
     return f"job {job_id} is cancelled"
 
 
@@ -43,7 +43,7 @@ def requeue(run: RunDir) -> str:
     if run.finished.exists():
         return f"{run.short_id} is finished; nothing is left to train"
     try:
-        queue.requeue(job_id)
+        SCHEDULERS[run.scheduler()].requeue(job_id)
     except EnvironmentNotFitError as error:
         raise EnvironmentNotFitError(
             f"{error}. A job that has ended some time ago cannot be queued again; submit a new one for the same run: "
@@ -61,9 +61,9 @@ def _job_of(run: RunDir) -> str:
     return job_id
 
 
-def _active_job(run: RunDir) -> tuple[str, queue.QueueEntry]:
+def _active_job(run: RunDir) -> tuple[str, QueueEntry]:
     job_id = _job_of(run)
-    entry = queue.queue().get(job_id)
+    entry = SCHEDULERS[run.scheduler()].queue().get(job_id)
     if entry is None or not entry.is_active:
         raise NotFoundError(
             f"job {job_id} of {run.short_id} is not in the queue (any more): hvdtrain why {run.short_id}"
@@ -76,7 +76,7 @@ def evidence_of(run: RunDir) -> Evidence:
     job_id, job = run.job_id(), {}
     if job_id is not None:
         try:
-            job = queue.details(job_id)
+            job = SCHEDULERS[run.scheduler()].details(job_id)
         except EnvironmentNotFitError:
             job = {}
     failure = first_failure(run) or {}

@@ -179,7 +179,9 @@ def _tell_failure(run: RunDir, code: int) -> int:
 
 def lost_rank(run: RunDir) -> str:
     """Return which rank the launcher says was lost, from its banner in the log, or `a rank`."""
-    found = re.findall(r"process rank (\d+) with PID", run.launcher_log.read_text(encoding="utf-8", errors="replace"))
+    logs = [run.launcher_log, *sorted(run.logs.glob("slurm-*.out"))[-1:]]
+    text = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.is_file())
+    found = re.findall(r"process rank (\d+) with PID", text) or re.findall(r"task (\d+): \w+", text)[:1]
     return f"rank {found[-1]}" if found else "a rank"
 
 

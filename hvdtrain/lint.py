@@ -36,6 +36,8 @@ def findings(config: Config, layout: Layout, *, run_folder: str) -> Iterator[Fin
     yield from _stopping(config, layout)
     yield from _files(layout, run_folder)
     yield from _container(config, layout)
+    if layout.site.scheduler != "slurm" and layout.launcher in ("srun", "native"):
+        yield _error("launch.launcher", f"{layout.launcher} is Slurm's; under {layout.site.scheduler} use mpirun")
     if layout.site.needs_account and config.slurm.account is None:
         yield _error("slurm.account", f"site {layout.site.name} refuses jobs without one; name your allocation")
 

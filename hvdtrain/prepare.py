@@ -20,9 +20,9 @@ from hvdtrain.launch.request import Setting
 from hvdtrain.launch.shell import Script, quote, script_text
 from hvdtrain.plan import Plan, make_plan
 from hvdtrain.rundir import RunDir, find_runs, read_json, write_text
+from hvdtrain.schedulers import SCHEDULERS
 from hvdtrain.schedulers.batch import BatchScript, batch_text
 from hvdtrain.schedulers.layout import Layout, make_layout
-from hvdtrain.schedulers.slurm import directives
 from hvdtrain.sites import Site
 
 
@@ -92,13 +92,17 @@ def prepare(
             container=tuple(box.tokens()),
             command=box.command(script.command[1:]),
         )
+    scheduler = SCHEDULERS[layout.site.scheduler]
+    lead_s, limit_s = config.slurm.stop_lead_s, 60 * config.slurm.time_limit_min
     batch = BatchScript(
-        directives=tuple(directives(config, layout)),
+        words=scheduler.words,
+        directives=tuple(scheduler.directives(config, layout)),
         script=script,
         modules=(*layout.site.modules, *config.slurm.modules),
         prologue=(*layout.site.prologue, *config.slurm.prologue),
         max_requeues=config.slurm.max_requeues,
         is_array=config.slurm.array is not None,
+        stop_after_s=max(1, limit_s - lead_s) if lead_s else None,
     )
     return Prepared(config, plan, script, config_path, tuple(options), layout, batch)
 

@@ -125,6 +125,10 @@ class RunDir:
         """Return the id of the batch job that was submitted last for this run, if there is one."""
         return read_json(self.job).get("job_id") or (os.readlink(self.lock) if self.lock.is_symlink() else None)
 
+    def scheduler(self) -> str:
+        """Return the name of the scheduler that has this run's job."""
+        return str(read_json(self.job).get("scheduler", "slurm"))
+
     @property
     def lock(self) -> Path:
         """A link that names the batch job which is training here."""

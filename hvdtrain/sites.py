@@ -69,12 +69,14 @@ class Site(Section):
     name: Annotated[str, Field(pattern=RUN_NAME)]
     description: Text
     checked: Text = Field(description="Where these facts come from and whether they were tried there.")
-    scheduler: Literal["slurm"] = "slurm"
+    scheduler: Literal["slurm", "pbs"] = "slurm"
     login_host: Text | None = Field(None, description="Host to log in to, for tunnels.")
     default_partition: SlurmWord
     partitions: dict[Annotated[str, Field(pattern=SLURM_WORD)], Partition]
     needs_account: Bool = Field(False, description="Whether jobs without an account are refused.")
-    launcher: Literal["srun", "mpirun", "native", "horovodrun"] = Field("srun", description="What starts the ranks of a job.")
+    launcher: Literal["srun", "mpirun", "native", "horovodrun"] = Field(
+        "srun", description="What starts the ranks of a job."
+    )
     mpi: Literal["openmpi4", "openmpi5", "mpich", "intelmpi"] = Field(
         "openmpi5", description="The MPI that Horovod is built with there."
     )

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hvdtrain.cli.options import Changes
 from hvdtrain.cli.show import ledger_text, nice_path, talk
@@ -21,7 +20,8 @@ from hvdtrain.prepare import Prepared, new_run, new_run_name, prepare, write_pla
 from hvdtrain.resuming import continued, resumable_run
 from hvdtrain.rundir import RunDir, find_run, write_text
 from hvdtrain.runner import rank_environment
-from hvdtrain.schedulers import queue
+from hvdtrain.schedulers import SCHEDULERS
+from hvdtrain.schedulers.layout import Layout
 from hvdtrain.sites import Site, load_site
 
 MAX_TASKS = 1000  # of an array: each has a run directory
@@ -136,7 +136,7 @@ def check(prepared: Prepared, runs_root: Path) -> None:
         raise ConfigError(errors)
 
 
-def _layout(prepared: Prepared) -> Any:
+def _layout(prepared: Prepared) -> Layout:
     assert prepared.layout is not None
     return prepared.layout
 
@@ -158,20 +158,16 @@ def _again(run: RunDir, prepared: Prepared) -> RunDir:
 def _sbatch(ready: Ready, runs: Sequence[RunDir]) -> str:
     first, is_array = runs[0], ready.indices[0] is not None
     base = str(first.path).removesuffix(f".{ready.indices[0]}") if is_array else str(first.path)
-    log = f"{_literal(base)}.%a/logs/slurm-%A.out" if is_array else f"{_literal(base)}/logs/slurm-%j.out"
+    log = f"{base}.INDEX/logs" if is_array else f"{base}/logs"
     environ = rank_environment(os.environ) | {"HVDTRAIN_PROGRESS": "plain", "PATH": search_path()}
     names = ready.first.config.launch.pass_env
-    return queue.submit(first.script, [base], [f"--output={log}"], environ, pass_names=names)
-
-
-def _literal(path: str) -> str:
-    """Return a path as Slurm takes it where it looks for patterns such as %j."""
-    return path.replace("%", "%%")
+    scheduler = SCHEDULERS[_layout(ready.first).site.scheduler]
+    return scheduler.submit(first.script, base, log, environ, pass_names=names, is_array=is_array)
 
 
 def _note(ready: Ready, runs: Sequence[RunDir], job_id: str) -> None:
-    site = _layout(ready.first).site.name
+    site = _layout(ready.first).site
     for run, index in zip(runs, ready.indices, strict=True):
         own = job_id if index is None else f"{job_id}_{index}"
-        text = json.dumps({"job_id": own, "site": site, "scheduler": "slurm", "submitted": time.time()})
+        text = json.dumps({"job_id": own, "site": site.name, "scheduler": site.scheduler, "submitted": time.time()})
         write_text(run.job, text + "\n")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from typing import Any
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.metrics import last_epoch_metrics
 from hvdtrain.rundir import RunDir, read_json
-from hvdtrain.schedulers import queue
-from hvdtrain.schedulers.queue import QueueEntry
+from hvdtrain.schedulers import SCHEDULERS, QueueEntry
 
 POLL_S = 0.5
 STALE_S = 60.0  # progress older than this is not shown as the present
@@ -61,15 +60,15 @@ class Status:
 
 
 def statuses(runs: Sequence[RunDir]) -> list[Status]:
-    """Return where runs are. The scheduler is asked once, and only if one of them has a job.
+    """Return where runs are. Each scheduler is asked once, and only if one of them has a job.
 
     Where Slurm cannot be asked, the run directories speak for themselves.
     """
     jobs = {run.path: run.job_id() for run in runs}
-    entries: Mapping[str, QueueEntry] = {}
-    if any(jobs.values()):
+    entries: dict[str, QueueEntry] = {}
+    for scheduler in {run.scheduler() for run in runs if jobs[run.path]}:
         with contextlib.suppress(EnvironmentNotFitError):
-            entries = queue.queue()
+            entries |= SCHEDULERS[scheduler].queue()
     return [status(run, jobs[run.path], entries.get(jobs[run.path] or "")) for run in runs]
 
 
@@ -159,7 +158,7 @@ def is_over(run: RunDir) -> bool:
     job_id = run.job_id()
     if job_id is None:
         return run.exit_code() is not None or run.state() == "failed"
-    entry = _ask_seldom(job_id)
+    entry = _ask_seldom(run.scheduler(), job_id)
     return entry is None or not entry.is_active
 
 
@@ -167,10 +166,10 @@ _asked: dict[str, tuple[float, QueueEntry | None]] = {}
 ASK_S = 5.0
 
 
-def _ask_seldom(job_id: str) -> QueueEntry | None:
+def _ask_seldom(scheduler: str, job_id: str) -> QueueEntry | None:
     """Return what the queue says about a job, asked every few seconds at most: schedulers serve many people."""
     when, entry = _asked.get(job_id, (0.0, None))
     if time.monotonic() - when > ASK_S or job_id not in _asked:
-        entry = queue.queue().get(job_id)
+        entry = SCHEDULERS[scheduler].queue().get(job_id)
         _asked[job_id] = (time.monotonic(), entry)
     return entry

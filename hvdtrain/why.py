@@ -171,6 +171,9 @@ EXIT_CODES = {
     ),
 }
 
+# Codes that say more than what a rank's end makes others say in the logs.
+SURE_CODES = (ExitCode.NO_SPACE, ExitCode.CORRUPT)
+
 PENDING = {
     "Resources": (
         "it waits for nodes to become free",
@@ -208,6 +211,8 @@ def _causes(evidence: Evidence) -> Iterator[Cause]:
     if evidence.exit_code == ExitCode.STOPPED:
         words = {"cancel": "hvdtrain cancel", "": "a stop was asked for"}.get(evidence.stop, evidence.stop)
         yield Cause("stopped", f"it was stopped, its state saved: {words}", SAVED, "EXIT 75")
+    if evidence.exit_code in SURE_CODES:
+        yield _by_code(evidence.exit_code)
     found = [*_matching(LOGS, _own_words(evidence)), *_matching(STATES, f"JobState={state}" if state else "")]
     yield from found
     yield from _matching(STATES, evidence.log)
@@ -215,13 +220,17 @@ def _causes(evidence: Evidence) -> Iterator[Cause]:
     if evidence.failure.get("error"):
         yield _failed(evidence.failure)
     if evidence.exit_code in EXIT_CODES:
-        known = EXIT_CODES[ExitCode(evidence.exit_code)]
-        yield Cause(known.name, known.text, known.fix, f"exit code {evidence.exit_code}")
+        yield _by_code(evidence.exit_code)
     if evidence.exit_code is not None and evidence.exit_code > 128:
         number = evidence.exit_code - 128
         yield Cause("rank-killed", f"a process was killed by signal {number}", SAVED, f"exit code {evidence.exit_code}")
     code = "" if evidence.exit_code is None else f"exit code {evidence.exit_code}"
     yield Cause("unknown", "nothing that is left says why", "hvdtrain logs RUN, and the logs of its ranks", code)
+
+
+def _by_code(code: int) -> Cause:
+    known = EXIT_CODES[ExitCode(code)]
+    return Cause(known.name, known.text, known.fix, f"exit code {code}")
 
 
 def _own_words(evidence: Evidence) -> str:

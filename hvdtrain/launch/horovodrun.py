@@ -1,4 +1,4 @@
-"""Horovod's own launcher with Gloo, on request only: it needs ssh between nodes and puts its environment on command lines.
+"""Horovod's own launcher with Gloo, on request only: it needs ssh, and its environment stands on command lines.
 
 https://horovod.readthedocs.io/en/stable/running_include.html
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from hvdtrain.launch.request import Expansion, LaunchRequest, Setting
 
-HOSTS = Expansion('"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/$/:$SLURM_NTASKS_PER_NODE/" | paste -sd,)"')
+NODES = 'scontrol show hostnames "$SLURM_JOB_NODELIST"'
+HOSTS = Expansion(f'"$({NODES} | sed "s/$/:$SLURM_NTASKS_PER_NODE/" | paste -sd,)"')
 
 
 class HorovodrunLauncher:
@@ -21,7 +22,7 @@ class HorovodrunLauncher:
         settings = [
             Setting(("horovodrun", "--gloo"), "without MPI: it knows no Open MPI 5"),
             Setting(("-np", str(request.num_ranks)), "start this many ranks"),
-            Setting(("--start-timeout", "300"), "seconds; 30 are not enough to import TensorFlow from a shared file system"),
+            Setting(("--start-timeout", "300"), "seconds; 30 are short for TensorFlow on a shared file system"),
         ]
         if request.hostfile is not None:
             settings.append(Setting(("--hostfile", request.hostfile), "launch.hostfile"))

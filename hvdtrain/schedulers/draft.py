@@ -9,7 +9,7 @@ import yaml
 
 from hvdtrain.config import RUN_NAME
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError
-from hvdtrain.schedulers.queue import ask
+from hvdtrain.schedulers.programs import ask
 
 FORMAT = "%P|%D|%c|%m|%G|%l|%h"
 

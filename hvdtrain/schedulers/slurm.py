@@ -1,28 +1,94 @@
-"""Slurm's words: the #SBATCH lines of a job, each with its reason. Pure.
+"""Slurm: the #SBATCH lines of a job, each with its reason, and its programs. Works without accounting (sacct).
 
 https://slurm.schedmd.com/sbatch.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from hvdtrain.config import Config
 from hvdtrain.launch.request import Setting
 from hvdtrain.schedulers.layout import Layout
+from hvdtrain.schedulers.programs import ask, call, job_environment
+from hvdtrain.schedulers.scheduler import QueueEntry, Words
 
 STOP_SIGNAL = "USR1"
+WORDS = Words(
+    directive="#SBATCH",
+    job_id="$SLURM_JOB_ID",
+    array_index="$SLURM_ARRAY_TASK_ID",
+    prefixes=("SLURM_", "SRUN_"),
+    is_active='[ -n "$(squeue --noheader --jobs="$other" --states=R,CG,S 2>/dev/null)" ]',
+    is_ours=(
+        "# What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it.",
+        'state=$(scontrol --oneliner show job "$SLURM_JOB_ID")',
+        "case $state in *' JobState=RUNNING '*) ours=yes ;; *) ours=no ;; esac",
+    ),
+    requeue='scontrol requeue "$SLURM_JOB_ID"',
+    requeue_task='scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
+    num_requeues="${SLURM_RESTART_COUNT:-0}",
+)
 
 
-def directives(config: Config, layout: Layout) -> Iterator[Setting]:
-    """Yield the options of sbatch that a job's script carries."""
-    yield Setting((f"--job-name={config.name}",), "name")
-    yield from _where(config, layout)
-    yield from _how_much(config, layout)
-    yield from _when(config)
-    yield from _telling(config)
-    for name, value in config.slurm.options.items():
-        yield Setting((f"--{name}" if value is None else f"--{name}={value}",), "slurm.options")
+class Slurm:
+    """Slurm's words and programs."""
+
+    name = "slurm"
+    words = WORDS
+
+    def directives(self, config: Config, layout: Layout) -> Iterator[Setting]:
+        """Yield the options of sbatch that a job's script carries."""
+        yield Setting((f"--job-name={config.name}",), "name")
+        yield from _where(config, layout)
+        yield from _how_much(config, layout)
+        yield from _when(config)
+        yield from _telling(config)
+        for name, value in config.slurm.options.items():
+            yield Setting((f"--{name}" if value is None else f"--{name}={value}",), "slurm.options")
+
+    def submit(
+        self,
+        script: Path,
+        argument: str,
+        log: str,
+        environ: Mapping[str, str],
+        *,
+        pass_names: Sequence[str],
+        is_array: bool,
+    ) -> str:
+        """Hand a script to sbatch and return the job's id."""
+        place = log.replace("%", "%%")  # Slurm looks for patterns such as %j in it
+        place = f"{place.replace('INDEX', '%a')}/slurm-%A.out" if is_array else f"{place}/slurm-%j.out"
+        environ = job_environment(environ, pass_names)
+        return (
+            ask("sbatch", "--parsable", f"--output={place}", str(script), argument, environ=environ)
+            .strip()
+            .partition(";")[0]
+        )
+
+    def queue(self) -> dict[str, QueueEntry]:
+        """Return the user's jobs by id, those that ended lately too."""
+        text = ask("squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r")
+        entries = [QueueEntry(*line.split("|", 2)) for line in text.splitlines() if line.count("|") >= 2]
+        return {entry.job_id: entry for entry in entries}
+
+    def details(self, job_id: str) -> dict[str, str]:
+        """Return all that Slurm still knows about a job; empty if it has forgotten it."""
+        result = call("scontrol", "--oneliner", "show", "job", job_id)
+        if result.returncode or not result.stdout.strip():
+            return {}
+        pairs = (word.partition("=") for word in result.stdout.splitlines()[-1].split())
+        return {key: value for key, sign, value in pairs if sign}
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job at once."""
+        ask("scancel", job_id)
+
+    def requeue(self, job_id: str) -> None:
+        """Queue a job again."""
+        ask("scontrol", "requeue", job_id)
 
 
 def _where(config: Config, layout: Layout) -> Iterator[Setting]:

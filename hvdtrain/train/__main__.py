@@ -73,6 +73,8 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
 
     folder = Path(read_json(run.origin).get("folder", "."))
     job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console, is_batch=is_batch())
+    if job.is_batch:
+        listen(job)
     code = int(ExitCode.OK)
     if arguments.evaluate:
         write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
@@ -109,11 +111,16 @@ def train_or_stop(job: Any) -> int:
 
 
 def is_batch() -> bool:
-    """Tell whether a batch script started this rank. It passes on a stop by itself, so SIGTERM ends no rank."""
-    if os.environ.get("HVDTRAIN_BATCH") != "1":
-        return False
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return True
+    """Tell whether a batch script started this rank."""
+    return os.environ.get("HVDTRAIN_BATCH") == "1"
+
+
+def listen(job: Any) -> None:
+    """Let SIGTERM ask for a stop, and end no rank: schedulers send it to ranks alone before they take the nodes away.
+
+    Every rank gets it, and rank 0's counts. The handler only takes a note.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: job.told.append("the job was told to end"))
 
 
 def describe_environment(job: Any, world: World) -> None:

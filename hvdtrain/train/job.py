@@ -41,6 +41,7 @@ class Job:
         console: Where people look.
         began: When this start of the run began, as `time.monotonic()` tells it.
         is_batch: Whether a batch script started this: it may write STOP.
+        told: Reasons to stop that this process has been told.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class Job:
     console: Console
     began: float = field(default_factory=time.monotonic)
     is_batch: bool = False
+    told: list[str] = field(default_factory=list)
 
     def write(self, kind: str, **values: Any) -> None:
         """Add a record to `metrics.jsonl`, on rank 0."""

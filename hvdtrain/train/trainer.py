@@ -180,7 +180,7 @@ def interrupts(job: Job, saver: Saver, *, steps_done: int) -> list[Interrupt]:
     if training["max_minutes"] is not None:
         reasons.append(time_is_over(training["max_minutes"], job.began))
     if job.is_batch:
-        reasons.append(stop_file(job.run.stop))
+        reasons += [lambda: next(iter(job.told), None), stop_file(job.run.stop)]
     if not reasons:
         return []
     return [
