@@ -17,7 +17,7 @@ set -uo pipefail
 python=${HVDTRAIN_PYTHON:-python3}
 run_dir=${1:-$("$python" -m hvdtrain plan configs/mnist_cnn_dropout.yaml --site bridges2 --new-run --run-id "job$SLURM_JOB_ID")} || exit
 
-# Of this job's environment ranks see these names, and what Slurm and MPI tell them.
+# Of this job's environment ranks see these names, and what the scheduler and MPI tell them.
 keep=" PWD HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV \
   CONDA_PREFIX LANG LC_ALL TZ TERM COLUMNS NO_COLOR TMPDIR \
   XDG_CACHE_HOME XDG_CONFIG_HOME CUDA_VISIBLE_DEVICES KERAS_HOME HVDTRAIN_DATA HVDTRAIN_PROGRESS OPAL_PREFIX PMIX_PREFIX \
@@ -71,11 +71,13 @@ while wait "$step"; code=$?; kill -0 "$step" 2>/dev/null; do :; done
 "$python" -m hvdtrain outcome "$run_dir" --launcher-code "$code"
 code=$?
 # What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it.
-state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([A-Z_]*\).*/\1/p')
+state=$(scontrol --oneliner show job "$SLURM_JOB_ID")
+case $state in *' JobState=RUNNING '*) ours=yes ;; *) ours=no ;; esac
 stop=$(cat "$run_dir/STOP" 2>/dev/null)
-if [ "$code" = 75 ] && [ "$state" = RUNNING ] && [ "$stop" != cancel ]; then
+if [ "$code" = 75 ] && [ "$ours" = yes ] && [ "$stop" != cancel ]; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
-    scontrol requeue "$SLURM_JOB_ID" && echo "hvdtrain: queued again, to go on from there" >&2
+    scontrol requeue "$SLURM_JOB_ID" &&
+      echo "hvdtrain: queued again, to go on from there" >&2
   else
     echo "hvdtrain: was queued again 10 times (slurm.max_requeues): no more" >&2
   fi
