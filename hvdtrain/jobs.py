@@ -164,9 +164,10 @@ def _tell_failure(run: RunDir, code: int) -> int:
     """Say which rank failed first; return its exit code, or the launcher's."""
     first = first_failure(run)
     if first is None:
-        killed = code >= 128
+        lost = lost_rank(run)
+        killed = code >= 128 or lost is not None
         talk(
-            f"hvdtrain: {lost_rank(run)} ended without a word (exit code {code})"
+            f"hvdtrain: {lost or 'a rank'} ended without a word (exit code {code})"
             + ("; it was killed, often by the system for lack of memory" if killed else "")
             + f"\n  logs: {nice_path(run.logs)}   continue: {go_on(run)}"
         )
@@ -177,12 +178,12 @@ def _tell_failure(run: RunDir, code: int) -> int:
     return int(first["exit_code"])
 
 
-def lost_rank(run: RunDir) -> str:
-    """Return which rank the launcher says was lost, from its banner in the log, or `a rank`."""
+def lost_rank(run: RunDir) -> str | None:
+    """Return which rank the launcher says was killed, from its words in the log."""
     logs = [run.launcher_log, *sorted(run.logs.glob("slurm-*.out"))[-1:]]
     text = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.is_file())
-    found = re.findall(r"process rank (\d+) with PID", text) or re.findall(r"task (\d+): \w+", text)[:1]
-    return f"rank {found[-1]}" if found else "a rank"
+    found = re.findall(r"process rank (\d+) with PID", text) or re.findall(r"task (\d+): (?!Exited)\w+", text)[:1]
+    return f"rank {found[-1]}" if found else None
 
 
 def first_failure(run: RunDir) -> dict[str, Any] | None:

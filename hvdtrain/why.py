@@ -84,7 +84,7 @@ STATES = (
         "a node failed",
         f"{SAVED}; tell the site which node it was",
     ),
-    Pattern("cancelled", r"\bCANCELLED\b", "the job was cancelled", SAVED),
+    Pattern("cancelled", r"JobState=CANCELLED|JOB \S+ ON \S+ CANCELLED", "the job was cancelled", SAVED),
     Pattern(
         "launch-failure",
         r"BOOT_FAIL|launch failed|LaunchFailed|JobHeldAdmin",

@@ -29,7 +29,9 @@ SEEN = {
     "missing-data": Evidence(exit_code=1, failure={"error": "FileNotFoundError", "message": "data.npz", "rank": 1}),
     "out-of-sync": Evidence(exit_code=70, log="hvdtrain: replicas out of sync at step 40: w differs on rank 1"),
     "not-finite": Evidence(exit_code=70, log="hvdtrain: not finite at step 3: w on rank 0 holds NaN"),
-    "rank-killed": Evidence(exit_code=137, log="srun: error: node2: task 1: Killed"),
+    "rank-killed": Evidence(
+        exit_code=137, log="slurmstepd: error: *** STEP 1.0 ON node1 CANCELLED AT 2026 ***\nsrun: node2: task 1: Killed"
+    ),
     "another-job": Evidence(exit_code=3, log="hvdtrain: job 7 is training in /runs/x; this one ends"),
     "gpu-memory": Evidence(
         exit_code=1, failure={"error": "ResourceExhaustedError", "message": "OOM when allocating tensor", "rank": 0}
