@@ -101,6 +101,7 @@ def config_script(
             *user_env,
         ),
         launch=tuple(launcher.tokens(request)),
+        forwards=request.hostfile is not None and plan.launcher.startswith("openmpi"),
         command=("{python}", "-m", "hvdtrain.train", "{run_dir}"),
     )
 

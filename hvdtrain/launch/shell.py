@@ -59,6 +59,7 @@ class Script:
         pass_names: Further environment names passed on.
         env: NAME=VALUE settings for the ranks.
         launch: The launcher and its options.
+        forwards: Whether the launcher must be told which variables hosts get that it reaches by ssh.
         container: What starts a container around the command; batch scripts only.
         command: The command every rank runs. With `new_run`, `{python}` and `{run_dir}` stand for the script's
             variables; the words of a user's own command stand for themselves.
@@ -71,6 +72,7 @@ class Script:
     env: tuple[Setting, ...] = ()
     launch: tuple[Setting, ...] = ()
     command: tuple[str, ...] = ()
+    forwards: bool = False
     container: tuple[Setting, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -80,6 +82,8 @@ def script_text(script: Script, *, explain: bool = False) -> str:
     parts = [_head(script), _variables(script), _passed(script, explain)]
     parts.append(array("rank_env", script.env, explain))
     parts.append(array("launch", script.launch, explain))
+    if script.forwards:
+        parts.append(_forwarded(explain))
     parts.append(_last_line(script))
     return "\n".join(part for part in parts if part)
 
@@ -103,6 +107,13 @@ def _passed(script: Script, explain: bool) -> str:
     lines = [comment("Ranks start from an empty environment: only these names are passed on.")] if explain else []
     lines += ["passed=()", "for name in " + wrap(names) + "; do"]
     lines += ['  if [ -n "${!name+set}" ]; then passed+=("$name=${!name}"); fi', "done", ""]
+    return "\n".join(lines)
+
+
+def _forwarded(explain: bool) -> str:
+    reason = comment("Other hosts get the same variables: mpirun takes their names, not their values.")
+    lines = [reason] if explain else []
+    lines += ['for pair in "${passed[@]}" "${rank_env[@]}"; do launch+=(-x "${pair%%=*}"); done']
     return "\n".join(lines)
 
 
