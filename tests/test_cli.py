@@ -127,6 +127,13 @@ def test_every_job_has_its_configuration():
     assert jobs == names | {f"{site}/{name}" for site in SITES for name in names} != set()
 
 
+def test_committed_jobs_are_clean():
+    tool = Path(sys.executable).with_name("shellcheck")
+    jobs = sorted((PROJECT / "jobs").rglob("*.sh"))
+    result = subprocess.run([tool, *jobs], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 @pytest.mark.parametrize("options", [(), ("--explain",), ("--strategy", "mirrored", "--ranks", "1"), ("--ranks", "1")])
 def test_scripts_please_bash_and_shellcheck(hvdtrain, folder, options):
     script = folder / "job.sh"

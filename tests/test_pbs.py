@@ -46,6 +46,7 @@ def test_each_key_becomes_its_line(override, line):
 
 
 STUB = """#!/bin/bash
+printf %s "$HVDTRAIN_RUN_DIR $HVDTRAIN_STARTS" > "$RECORD/starts"
 printf '%s\\0' "$@" > "$RECORD/$(basename "$0")"
 """
 
@@ -68,7 +69,8 @@ def test_a_job_stops_itself_before_the_limit_and_submits_itself_again(tmp_path):
     result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 75, result.stderr
     assert "time limit" in (run / "seen").read_text()
-    assert recorded(tmp_path / "qsub") == ["-v", f"HVDTRAIN_RUN_DIR={run},HVDTRAIN_STARTS=1", f"{run}/job.sh"]
+    assert recorded(tmp_path / "qsub") == ["-v", "HVDTRAIN_RUN_DIR,HVDTRAIN_STARTS", f"{run}/job.sh"]
+    assert (tmp_path / "starts").read_text() == f"{run} 1"
 
 
 QSTAT = {

@@ -27,6 +27,10 @@ STATES = {
     "E": "COMPLETING",
     "F": "COMPLETED",
 }
+AGAIN = (
+    f"{RUN_DIR}=$run_dir HVDTRAIN_STARTS=$((${{HVDTRAIN_STARTS:-0}} + 1)) qsub -v {RUN_DIR},HVDTRAIN_STARTS "
+    '"$run_dir/job.sh"'
+)
 WORDS = Words(
     directive="#PBS",
     job_id="$PBS_JOBID",
@@ -35,8 +39,8 @@ WORDS = Words(
     begin=(f'set -- "${{1:-${{{RUN_DIR}:-}}}}"', '[ -n "$1" ] || shift', 'cd "${PBS_O_WORKDIR:-$PWD}" || exit'),
     is_active='qstat "$other" 2>/dev/null | grep -q " [RE] "',
     is_ours=("ours=yes",),
-    requeue=f'qsub -v {RUN_DIR}="$run_dir",HVDTRAIN_STARTS="$((${{HVDTRAIN_STARTS:-0}} + 1))" "$run_dir/job.sh"',
-    requeue_task=f'qsub -v {RUN_DIR}="$run_dir",HVDTRAIN_STARTS="$((${{HVDTRAIN_STARTS:-0}} + 1))" "$run_dir/job.sh"',
+    requeue=AGAIN,
+    requeue_task=AGAIN,
     num_requeues="${HVDTRAIN_STARTS:-0}",
     timer="(sleep {seconds}; kill -USR1 $$) 2>/dev/null &",
 )

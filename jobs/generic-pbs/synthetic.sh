@@ -75,7 +75,7 @@ ours=yes
 stop=$(cat "$run_dir/STOP" 2>/dev/null)
 if [ "$code" = 75 ] && [ "$ours" = yes ] && [ "$stop" != cancel ]; then
   if [ "${HVDTRAIN_STARTS:-0}" -lt 10 ]; then
-    qsub -v HVDTRAIN_RUN_DIR="$run_dir",HVDTRAIN_STARTS="$((${HVDTRAIN_STARTS:-0} + 1))" "$run_dir/job.sh" &&
+    HVDTRAIN_RUN_DIR=$run_dir HVDTRAIN_STARTS=$((${HVDTRAIN_STARTS:-0} + 1)) qsub -v HVDTRAIN_RUN_DIR,HVDTRAIN_STARTS "$run_dir/job.sh" &&
       echo "hvdtrain: queued again, to go on from there" >&2
   else
     echo "hvdtrain: was queued again 10 times (slurm.max_requeues): no more" >&2
