@@ -85,6 +85,11 @@ class RunDir:
         return self.path / "EXIT"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files with rank 0's curves."""
+        return self.path / "tensorboard"
+
+    @property
     def stop(self) -> Path:
         """What a batch script, or `hvdtrain cancel`, writes so that training stops; its text says why."""
         return self.path / "STOP"

@@ -1,15 +1,19 @@
 """Containers around the ranks: the line that is composed, what is seen inside, and images that cannot work."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hvdtrain.config_file import load_config
+from hvdtrain.doctor.container import judge_image
 from hvdtrain.errors import ConfigError
 from hvdtrain.lint import findings
 from hvdtrain.schedulers.layout import make_layout
+from tests.conftest import PROJECT
 from tests.test_batch_script import LOCAL, recorded, rendered, run_under_stubs
 from tests.test_lint import CONFIG, site
 
@@ -92,3 +96,48 @@ def test_a_newer_image_passes_marked_as_not_tried():
 def test_pyxis_without_srun_is_refused():
     errors, _ = found("x", "container.runtime=pyxis", "launch.launcher=mpirun", "container.python_path=/p")
     assert "pyxis is a part of srun" in errors[0]
+
+
+STUB = """#!/bin/bash
+shift
+while [ "$1" = --bind ]; do shift 2; done
+shift
+exec "$@"
+"""
+
+
+def doctor(tmp_path, *words: str) -> subprocess.CompletedProcess:
+    """Look into this very environment, through a program that takes its options off and runs the rest."""
+    (tmp_path / "apptainer").write_text(STUB)
+    (tmp_path / "apptainer").chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "hvdtrain", "doctor", "--in-container", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.usefixtures("require_horovod")
+def test_doctor_looks_into_an_image(tmp_path):
+    result = doctor(tmp_path, "/images/mine.sif", "--python", sys.executable, "--python-path", str(PROJECT), "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    seen = json.loads(result.stdout)
+    assert {one["check"]: one["status"] for one in seen["findings"]} == dict.fromkeys(
+        ("python", "tensorflow", "keras", "horovod", "hvdtrain", "xxhash", "mpi"), "ok"
+    )
+
+
+def test_an_old_image_is_refused_by_what_is_in_it():
+    seen = {"python": "3.8.10", "tensorflow": "2.12.0", "keras": "2.12.0", "horovod": "0.26.1", "horovod gloo": True}
+    seen |= {"hvdtrain error": "ModuleNotFoundError: no", "xxhash": "3", "mpirun": "mpirun (Open MPI) 4.1.5"}
+    findings = {one.check: one for one in judge_image(WORKSHOP, seen, host_mpi="mpirun (Open MPI) 5.0.1")}
+    assert {name for name, one in findings.items() if one.status == "error"} == {
+        "python", "tensorflow", "keras", "horovod", "hvdtrain", "image",
+    }  # fmt: skip
+    assert findings["mpi"].status == "warning"
+    assert "native" in findings["mpi"].fix
+
+
+def test_an_image_that_does_not_start_is_an_error_in_words(tmp_path):
+    result = doctor(tmp_path, "/images/mine.sif", "--python", "/no/such/python")
+    assert result.returncode == 3
+    assert "does not start /no/such/python" in result.stderr
+    assert "Traceback" not in result.stderr

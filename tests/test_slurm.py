@@ -196,6 +196,48 @@ def test_a_script_that_sbatch_gets_by_hand_makes_its_own_run(bench):
     assert bench.run(f"job{job}").finished.exists(), (bench.folder / f"log-{job}").read_text()
 
 
+APPTAINER = """#!/bin/bash
+echo "container: $*" >&2
+shift
+while [ "$1" = --bind ] || [ "$1" = --pwd ]; do shift 2; done
+shift
+exec "$@"
+"""
+
+
+def test_ranks_in_containers_train_the_same_bits(bench, short_digest):
+    """A program takes Apptainer's place that runs what it is given; all the rest is real."""
+    tools = bench.folder / "tools"
+    tools.mkdir()
+    (tools / "apptainer").write_text(APPTAINER)
+    (tools / "apptainer").chmod(0o755)
+    container = (
+        "container.image=/images/x.sif",
+        f"container.python={sys.executable}",
+        f"container.python_path={PROJECT}",
+    )
+    words = [word for setting in container for word in ("--set", setting)]
+    job = bench.submit("--nodes", "2", *SHORT, *words, PATH=f"{tools}:{os.environ['PATH']}")
+    bench.wait(job, "COMPLETED", "FAILED")
+    assert "container: exec --bind" in bench.log(job)
+    assert bench.digest(job) == short_digest
+
+
+def test_going_on_with_other_nodes_says_what_changed(bench):
+    stated = ("--set", "training.global_batch_size=64", "--set", "training.batch_size_per_replica=null")
+    job = bench.submit("--nodes", "2", *stated, *LONG)
+    bench.wait_for_epoch(job)
+    bench.hvdtrain("cancel", job)
+    bench.wait(job, "FAILED")
+    run = bench.run(job)
+    result = bench.hvdtrain("submit", "--resume", run.short_id, "--nodes", "4", "--ranks", "4")
+    assert "resumed" in result.stderr
+    assert "2 replicas" in result.stderr
+    again = result.stdout.strip()
+    bench.wait(again, "COMPLETED")
+    assert read_json(run.summary)["num_ranks"] == 4
+
+
 # -- stopping and going on ----------------------------------------------------------------------
 
 

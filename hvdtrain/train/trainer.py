@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,8 +25,10 @@ from hvdtrain.train.callbacks import (
     WeighUneven,
     global_results,
 )
+from hvdtrain.train.callbacks.curves import Curves
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, stop_file, time_is_over
+from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
@@ -133,17 +136,27 @@ def fit(
     """Run Keras's own fit with the callbacks that keep ranks together."""
     plan = job.plan
     epochs_done, steps_done = position(found)
+    lead = LeadTime(plan.config["slurm"]["stop_lead_s"], job.console.say)
+
+    def prove() -> None:
+        lead.save_begins()
+        proof.check()
+
+    def saved(path: Path) -> None:
+        lead.save_ends()
+        job.write("checkpoint", path=path.name)
+
     put_back = (lambda model: restore(model, found)) if found else None
     saver = Saver(
         job.comm,
         job.run.checkpoints,
         every_epochs=plan.config["checkpoint"]["every_epochs"],
         every_steps=plan.config["checkpoint"]["every_steps"],
-        prove=proof.check,
+        prove=prove,
         keep=plan.config["checkpoint"]["keep"],
         state={"plan_digest": plan.digest(), "global_batch_size": plan.global_batch_size},
         found=found,
-        on_saved=lambda path: job.write("checkpoint", path=path.name),
+        on_saved=saved,
     )
     is_epochs = isinstance(batches, EpochBatches)
     try:
@@ -162,15 +175,23 @@ def fit(
                 Finite(job.comm, say=job.console.say),
                 proof,
                 record,
+                *curves(job),
                 AgreeStop(job.comm),
                 *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
                 saver,
+                *([lead] if job.is_batch and plan.config["slurm"]["stop_lead_s"] else []),
                 *interrupts(job, saver, steps_done=steps_done),
             ],
         )
     except StoppedError:
         saver.on_train_end()  # Keras calls no callback any more
         raise
+
+
+def curves(job: Job) -> list[Curves]:
+    """Return what writes for TensorBoard, on rank 0."""
+    examples = job.plan.steps_per_epoch * job.plan.global_batch_size
+    return [Curves(job.run.tensorboard, examples)] if job.comm.rank == 0 else []
 
 
 def interrupts(job: Job, saver: Saver, *, steps_done: int) -> list[Interrupt]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import keras
 import numpy as np
 
-from hvdtrain.errors import UserCodeError
+from hvdtrain.errors import HvdtrainError, UserCodeError
+from hvdtrain.fetch import fetch
 from hvdtrain.known_data import DIGITS_TEST_EXAMPLES, SYNTHETIC_EXAMPLES
 
 Split = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -32,30 +32,26 @@ def digits() -> Split:
 def mnist(channels: bool = True) -> Split:
     """Return MNIST, 60,000 and 10,000 images of 28 x 28 x 1, values 0 to 1.
 
-    Found as `mnist.npz` in $HVDTRAIN_DATA, in the Keras cache, or downloaded by Keras.
+    Found as `mnist.npz` in $HVDTRAIN_DATA or the Keras cache, or downloaded there, once for all ranks.
 
     Args:
         channels: Whether the images have the last dimension that convolutions want.
     """
     try:
-        (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data(path=_place("mnist.npz"))
+        place = fetch("mnist", os.environ)
+    except HvdtrainError as error:
+        raise UserCodeError(f"MNIST is not at hand: {error}") from error
+    try:
+        (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data(path=str(place.resolve()))
     except Exception as error:
         raise UserCodeError(
-            f"MNIST is not at hand and could not be downloaded ({str(error).splitlines()[0]}); put mnist.npz in "
-            "Keras's layout into a folder and set HVDTRAIN_DATA to it, or run once where there is a network"
+            f"{place} is not MNIST in Keras's layout ({str(error).splitlines()[0]}); remove it, then: hvdtrain data "
+            "fetch mnist"
         ) from error
     x_train, x_test = (x.astype(np.float32) / 255.0 for x in (x_train, x_test))
     if channels:
         x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
     return (x_train, y_train.astype(np.int64)), (x_test, y_test.astype(np.int64))
-
-
-def _place(name: str) -> str:
-    """Return an absolute path, which Keras takes as it is, or the bare name for its cache."""
-    folder = os.environ.get("HVDTRAIN_DATA")
-    if folder and (Path(folder) / name).is_file():
-        return str((Path(folder) / name).resolve())
-    return name
 
 
 def synthetic(
