@@ -123,8 +123,12 @@ def _resumptions(old: Plan, new: Plan) -> list[Entry]:
         changes.append(f"{old.strategy} -> {new.strategy}")
     if old.num_replicas != new.num_replicas:
         changes.append(f"{old.num_replicas} -> {new.num_replicas} replicas")
+    if old.num_nodes != new.num_nodes:
+        changes.append(f"{old.num_nodes} -> {new.num_nodes} node{'s' if new.num_nodes > 1 else ''}")
     if not changes:
         return lines
+    if old.num_replicas == new.num_replicas and old.strategy == new.strategy:
+        return [*lines, Entry(RESUMED, ", ".join(changes), "the same ranks in other places; nothing else changes")]
     rule = (
         f"batch per replica {old.batch_size_per_replica} -> {new.batch_size_per_replica}; global batch, sample order "
         "and learning rate stay; random layers draw other numbers, batch statistics are of other parts"

@@ -20,6 +20,7 @@ import pytest
 from hvdtrain.rundir import RunDir, find_run, read_json
 from tests.cluster.slurm import Cluster, missing_programs
 from tests.conftest import PROJECT, missing
+from tests.listeners import listening, workers
 
 CONFIG = PROJECT / "configs" / "digits_cnn.yaml"
 SITE = PROJECT / "configs" / "sites" / "local-cluster.yaml"
@@ -232,10 +233,18 @@ def test_going_on_with_other_nodes_says_what_changed(bench):
     run = bench.run(job)
     result = bench.hvdtrain("submit", "--resume", run.short_id, "--nodes", "4", "--ranks", "4")
     assert "resumed" in result.stderr
-    assert "2 replicas" in result.stderr
+    assert "2 -> 4 replicas, 2 -> 4 nodes" in result.stderr
     again = result.stdout.strip()
     bench.wait(again, "COMPLETED")
     assert read_json(run.summary)["num_ranks"] == 4
+
+
+def test_ranks_of_one_node_that_meet_through_gloo_listen_on_loopback_alone(bench):
+    job = bench.submit("--nodes", "1", "--launcher", "native", *LONG)
+    bench.wait_for_epoch(job)
+    ranks = workers(bench.run(job).path)
+    assert len(ranks) == 2
+    assert set().union(*listening(ranks).values()) <= {"127.0.0.1", "::1"}
 
 
 # -- stopping and going on ----------------------------------------------------------------------

@@ -18,6 +18,7 @@ class OpenMpi5Launcher:
     title = "Open MPI 5"
     num_ranks_flag = "--np"
     oversubscribe: tuple[str, ...] = ("--map-by", ":OVERSUBSCRIBE")
+    on_one_machine = "self,sm"
 
     def tokens(self, request: LaunchRequest) -> list[Setting]:
         """Return mpirun and its options."""
@@ -40,8 +41,8 @@ class OpenMpi5Launcher:
         elif request.num_ranks > 1:
             settings.append(
                 Setting(
-                    ("--mca", "btl", "^ofi"),
-                    "ranks of one machine have no use for it, and leaving it aside costs every start a sleep of 1 s",
+                    ("--mca", "btl", self.on_one_machine),
+                    "ranks of one machine talk through shared memory, and none of them listens to the network",
                 )
             )
         if request.num_ranks > request.num_cores and request.num_nodes == 1 and request.hostfile is None:
@@ -75,3 +76,4 @@ class OpenMpi4Launcher(OpenMpi5Launcher):
     title = "Open MPI 4"
     num_ranks_flag = "-np"
     oversubscribe = ("--oversubscribe",)
+    on_one_machine = "self,vader"

@@ -44,14 +44,11 @@ class SrunLauncher:
 
     def environment(self, request: LaunchRequest) -> list[Setting]:
         """Return what Open MPI inside the ranks reads."""
-        if not request.fills_cores:
-            return []
-        return [
-            Setting(
-                ("OMPI_MCA_mpi_yield_when_idle=1",),
-                "one core per rank: what waits for a message must not spin on the core that computes",
-            )
-        ]
+        settings = []
+        if request.fills_cores:
+            reason = "one core per rank: what waits for a message must not spin on the core that computes"
+            settings.append(Setting(("OMPI_MCA_mpi_yield_when_idle=1",), reason))
+        return settings
 
 
 class NativeLauncher(SrunLauncher):
