@@ -20,7 +20,7 @@ RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 NO_NUL = r"^[^\x00]*$"
 # What Slurm reads from an #SBATCH line, where nothing can be quoted reliably.
-SLURM_WORD = r"^[A-Za-z0-9_/][A-Za-z0-9_.,:/@+=\[\]&|*()~-]{0,254}$"
+SLURM_WORD = r"^[A-Za-z0-9_/\[(][A-Za-z0-9_.,:/@+=\[\]&|*()~-]{0,254}$"
 SLURM_ARRAY = r"^[0-9]+([-,:][0-9]+)*(%[1-9][0-9]*)?$"
 SLURM_MEMORY = r"^[1-9][0-9]*[KMGT]?$"
 SBATCH_OPTION = r"^[a-z][a-z-]{1,40}$"

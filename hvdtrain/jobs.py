@@ -21,6 +21,7 @@ from hvdtrain.prepare import Prepared, new_run, prepare, write_plan
 from hvdtrain.resuming import continued, resumable_run
 from hvdtrain.rundir import RunDir, find_run, read_json
 from hvdtrain.runner import execute, rank_environment
+from hvdtrain.watch import refuse_active
 
 
 def run_config(
@@ -45,6 +46,7 @@ def run_config(
         if run.finished.exists():
             talk(f"{nice_path(run.path)} is finished; nothing is left to train")
             return int(ExitCode.OK)
+        refuse_active(run)
         prepared = continued(run, prepared)
     if dry_run:
         print(prepared.text(), end="")

@@ -23,6 +23,7 @@ from hvdtrain.runner import rank_environment
 from hvdtrain.schedulers import SCHEDULERS
 from hvdtrain.schedulers.layout import Layout
 from hvdtrain.sites import Site, load_site
+from hvdtrain.watch import refuse_active
 
 MAX_TASKS = 1000  # of an array: each has a run directory
 
@@ -55,9 +56,15 @@ def submit_config(
     run = find_run(resume, runs_root) if resume else None
     if config_path is None and run is not None:
         config_path = str(run.config)
+    if resume is not None:  # one task of an array goes on by itself
+        changes = dataclasses.replace(changes, overrides=(*changes.overrides, "slurm.array=null"))
     ready = make_ready(config_path or "", changes)
     if resume is not None:
         run = run or resumable_run(ready.first, runs_root)
+        if run.finished.exists():
+            talk(f"{nice_path(run.path)} is finished; nothing is left to train")
+            return int(ExitCode.OK)
+        refuse_active(run)
         ready = dataclasses.replace(ready, runs=(continued(run, ready.first),))
     check(ready.first, runs_root)
     if dry_run:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.errors import EnvironmentNotFitError, ExitCode
+from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode
 from hvdtrain.metrics import last_epoch_metrics
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.schedulers import SCHEDULERS, QueueEntry
@@ -123,6 +123,24 @@ def _last_epoch(run: RunDir) -> dict[str, Any]:
 
     epochs = [record for record in read_records(run.metrics) if record.get("kind") == "epoch"]
     return epochs[-1] if epochs else {}
+
+
+def refuse_active(run: RunDir) -> None:
+    """Raise if a job is still training in a run directory, or is about to.
+
+    Raises:
+        ConfigError: With what to do. Where the scheduler cannot be asked, the job's own check remains.
+    """
+    job_id = run.job_id()
+    if job_id is None:
+        return
+    with contextlib.suppress(EnvironmentNotFitError):
+        entry = SCHEDULERS[run.scheduler()].queue().get(job_id)
+        if entry is not None and entry.is_active:
+            raise ConfigError(
+                f"--resume {run.short_id}: job {job_id} of this run is {entry.state}; two may not train in one run "
+                f"directory: hvdtrain cancel {run.short_id}, or wait for it"
+            )
 
 
 def newest_log(run: RunDir, rank: int | None = None) -> Path | None:

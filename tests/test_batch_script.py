@@ -112,7 +112,7 @@ printf '%s\\0' "$@" > "$RECORD/$(basename "$0")"
 """
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from([*FIELDS, "name", "modules", "options", "env", "model_args"]), text=HOSTILE)
 def test_hostile_text_asks_for_nothing_else(tmp_path, field, text):
     """What can be represented is represented; the rest is an error of the configuration. Never a third thing."""
@@ -140,6 +140,21 @@ def test_hostile_text_asks_for_nothing_else(tmp_path, field, text):
     if field in ("env", "modules", "cpu_bind", "gpu_bind"):  # these reach the shell's own text
         run_under_stubs(found, tmp_path)
         assert not (tmp_path / "canary").exists()
+
+
+def test_control_a_naive_template_fails_the_same_check():
+    """What the check above is for: text put into a script as it is asks for more, or runs."""
+    plain = rendered()
+    naive = [plain.replace("#SBATCH --nodes=1", f"#SBATCH --account={text}\n#SBATCH --nodes=1") for text in EXAMPLES]
+    extra = [[line for line in directives(text) if line not in directives(plain)] for text in naive]
+    assert any(len(lines) > 1 for lines in extra)
+    assert any("thief" in line for lines in extra for line in lines)
+
+
+def test_most_ordinary_text_can_be_represented():
+    """The check above would also pass if everything were refused."""
+    for word in ("abc_123", "a100&nvme", "afterok:12", "me@example.org", "[gpu|cpu]", "prj-7.x"):
+        assert f"--account={word}" in directives(rendered(f"slurm.account={json.dumps(word)}"))
 
 
 def run_under_stubs(text: str, folder: Path, **environ: str) -> subprocess.CompletedProcess:

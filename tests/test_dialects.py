@@ -1,13 +1,17 @@
 """The launch dialects beside Open MPI, as they are rendered; and a list of hosts, on real ranks."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from hvdtrain.launch import LAUNCHERS, LaunchRequest
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, missing
 from tests.test_batch_script import LOCAL, recorded, rendered, run_under_stubs
 
 
@@ -69,3 +73,33 @@ def test_a_list_of_hosts_starts_ranks_and_passes_names_not_values(tmp_path):
     assert f"--hostfile {hosts}" in script
     assert 'launch+=(-x "${pair%%=*}")' in script
     assert Path(next(tmp_path.glob("*/*/FINISHED"))).exists()
+
+
+@pytest.mark.usefixtures("require_horovod")
+def test_control_horovodrun_shows_its_environment_to_everybody(tmp_path):
+    """What the rule is for that only names stand on command lines."""
+    program = Path(sys.executable).with_name("horovodrun")
+    if not program.exists():
+        missing("horovod", "horovodrun is not installed")
+    environ = {**os.environ, "MY_PASSWORD": "canary-51c2", "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    command = [program, "--gloo", "-np", "2", "sleep", "20"]
+    process = subprocess.Popen(
+        command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 60
+        while not is_shown("canary-51c2") and time.monotonic() < end:
+            time.sleep(0.1)
+        assert is_shown("canary-51c2")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_shown(text: str) -> bool:
+    """Tell whether a text stands on the command line of any process."""
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if text.encode() in place.read_bytes():
+                return True
+    return False

@@ -8,7 +8,7 @@ import pytest
 
 from hvdtrain.facts import assumed_facts
 from hvdtrain.prepare import prepare
-from hvdtrain.schedulers.pbs import Pbs
+from hvdtrain.schedulers.pbs import PbsScheduler
 from hvdtrain.sites import load_site
 from tests.conftest import PROJECT
 from tests.test_batch_script import CONFIG, PYTHON, WORKER, recorded
@@ -95,7 +95,7 @@ def stubs(tmp_path, monkeypatch):
 
 
 def test_the_queue_speaks_slurms_words(stubs):
-    entries = Pbs().queue()
+    entries = PbsScheduler().queue()
     assert [entry.state for entry in entries.values()] == ["RUNNING", "PENDING", "COMPLETED"]
     assert "Insufficient" in entries["13.server"].reason
     assert entries["13.server"].is_active
@@ -103,7 +103,7 @@ def test_the_queue_speaks_slurms_words(stubs):
 
 def test_a_job_gets_its_run_directory_and_no_secret(stubs, tmp_path):
     environ = {**os.environ, "AWS_SECRET_ACCESS_KEY": "canary", "HVDTRAIN_PYTHON": "/p"}
-    job = Pbs().submit(
+    job = PbsScheduler().submit(
         tmp_path / "job.sh", "/runs/x", "/runs/x/logs", environ, pass_names=["RECORD"], is_array=False
     )  # fmt: skip
     assert job == "15.server"

@@ -287,6 +287,19 @@ def test_cancel_saves_and_a_new_job_goes_on(bench, long_digest):
     assert bench.digest(again) == long_digest
 
 
+def test_one_task_of_an_array_goes_on_by_itself(bench):
+    job = bench.submit("--nodes", "2", "--set", "slurm.array=3-4", *LONG)
+    bench.wait_for_epoch(f"{job}_3")
+    run = bench.run(f"{job}_3")
+    bench.cluster.command("scancel", f"{job}_4")
+    bench.hvdtrain("cancel", f"{job}_3")
+    bench.wait(f"{job}_3", "FAILED")
+    again = bench.hvdtrain("submit", "--resume", run.short_id).stdout.strip()
+    bench.wait(again, "COMPLETED")
+    assert run.finished.exists()
+    assert "seed: 3" in run.config.read_text()
+
+
 def test_scancel_in_the_middle_ends_the_job_for_good(bench):
     job = bench.submit("--nodes", "2", *LONG)
     bench.wait_for_epoch(job)
@@ -420,6 +433,12 @@ def test_no_secret_of_the_environment_is_written_anywhere(bench):
     assert len(files) > 10
     assert not [path for path in files if canary.encode() in path.read_bytes()]
     shutil.rmtree(bench.folder / "runs")
+
+
+def test_an_interactive_allocation_runs_a_command_on_its_nodes(bench):
+    words = ("--site", str(SITE), "--nodes", "2", "--minutes", "5", "--", "srun", "printenv", "SLURMD_NODENAME")
+    result = bench.hvdtrain("interact", *words)
+    assert sorted(result.stdout.split()) == ["node1", "node2"]
 
 
 def test_a_draft_of_this_cluster_is_a_profile_that_works(bench):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hvdtrain.schedulers.pbs import Pbs
+from hvdtrain.schedulers.pbs import PbsScheduler
 from hvdtrain.schedulers.scheduler import QueueEntry, Scheduler
-from hvdtrain.schedulers.slurm import Slurm
+from hvdtrain.schedulers.slurm import SlurmScheduler
 
-SCHEDULERS: dict[str, Scheduler] = {scheduler.name: scheduler for scheduler in (Slurm(), Pbs())}
+SCHEDULERS: dict[str, Scheduler] = {scheduler.name: scheduler for scheduler in (SlurmScheduler(), PbsScheduler())}
 
 __all__ = ["SCHEDULERS", "QueueEntry", "Scheduler"]

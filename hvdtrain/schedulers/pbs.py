@@ -46,7 +46,7 @@ WORDS = Words(
 )
 
 
-class Pbs:
+class PbsScheduler:
     """The words and programs of PBS."""
 
     name = "pbs"

@@ -32,7 +32,7 @@ WORDS = Words(
 )
 
 
-class Slurm:
+class SlurmScheduler:
     """Slurm's words and programs."""
 
     name = "slurm"

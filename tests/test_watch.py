@@ -1,0 +1,184 @@
+"""Status, logs, cancel and requeue, with a stub in Slurm's place: what is asked, how often, and what is said."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hvdtrain.rundir import RunDir
+from hvdtrain.watch import statuses
+from tests.conftest import PROJECT
+
+PLAN = {"name": "digits", "epochs": 10, "steps_per_epoch": 22, "total_steps": 220, "global_batch_size": 64}
+STUB = """#!/bin/bash
+echo "$(basename "$0") $*" >> "$RECORD"
+[ "$(basename "$0")" = squeue ] && cat "$QUEUE"
+exit ${STUB_CODE:-0}
+"""
+
+
+def make_run(root: Path, short_id: str, job_id: str | None = None, **files: str) -> RunDir:
+    run = RunDir(root / "digits" / f"20260101-000000-{short_id}")
+    run.logs.mkdir(parents=True)
+    run.plan.write_text(json.dumps(PLAN))
+    if job_id is not None:
+        run.job.write_text(json.dumps({"job_id": job_id, "scheduler": "slurm", "site": "x"}))
+    for name, text in files.items():
+        (run.path / name.replace("_", ".", 1) if "_" in name else run.path / name).write_text(text)
+    return run
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Stub programs; `slurm.queue` is what squeue prints."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for program in ("squeue", "scancel", "scontrol", "sbatch"):
+        (tools / program).write_text(STUB)
+        (tools / program).chmod(0o755)
+    (tmp_path / "queue").write_text("")
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("RECORD", str(tmp_path / "record"))
+    monkeypatch.setenv("QUEUE", str(tmp_path / "queue"))
+    return tmp_path
+
+
+def asked(folder: Path) -> list[str]:
+    record = folder / "record"
+    return record.read_text().splitlines() if record.exists() else []
+
+
+def test_a_hundred_runs_cost_one_query(slurm):
+    (slurm / "queue").write_text("".join(f"{i}|RUNNING|None\n" for i in range(100)))
+    runs = [make_run(slurm / "runs", f"a{i:05}", str(i)) for i in range(100)]
+    rows = statuses(runs)
+    assert [row.state for row in rows] == ["running"] * 100
+    assert len(asked(slurm)) == 1
+
+
+def test_without_a_job_nobody_is_asked(slurm):
+    assert statuses([make_run(slurm / "runs", "abcdef")])[0].state == "unfinished"
+    assert asked(slurm) == []
+
+
+def test_progress_becomes_speed_and_time_left(slurm):
+    (slurm / "queue").write_text("7|RUNNING|None\n")
+    progress = {"time": time.time(), "epoch": 3, "step": 60, "total_steps": 220, "examples_per_s": 640.0}
+    run = make_run(slurm / "runs", "abcdef", "7", progress_json=json.dumps(progress))
+    row = statuses([run])[0]
+    assert (row.epoch, row.step, row.examples_per_s) == (3, 60, 640.0)
+    assert row.seconds_left == pytest.approx(160 * 64 / 640)
+
+
+@pytest.mark.parametrize(
+    ("queue", "files", "state", "reason"),
+    {
+        "waiting": ("7|PENDING|Resources\n", {}, "pending", "Resources"),
+        "running": ("7|RUNNING|None\n", {}, "running", ""),
+        "stopped": ("7|FAILED|NonZeroExitCode\n", {"EXIT": "75\n"}, "stopped", ""),
+        "finished": ("7|COMPLETED|None\n", {"FINISHED": ""}, "finished", ""),
+        "cancelled": ("7|CANCELLED|None\n", {}, "cancelled", ""),
+        "forgotten by Slurm": ("", {}, "unfinished", ""),
+        "queued again": ("7|PENDING|BeginTime\n", {"EXIT": "75\n"}, "pending", "BeginTime"),
+    }.values(),
+)
+def test_states(slurm, queue, files, state, reason):
+    (slurm / "queue").write_text(queue)
+    row = statuses([make_run(slurm / "runs", "abcdef", "7", **files)])[0]
+    assert (row.state, row.reason) == (state, reason)
+
+
+def hvdtrain(folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "hvdtrain", *words, "--runs", str(folder / "runs")]
+    return subprocess.run(
+        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False, cwd=folder
+    )
+
+
+def test_a_job_is_found_by_its_id_and_asked_to_stop(slurm):
+    (slurm / "queue").write_text("7|RUNNING|None\n")
+    run = make_run(slurm / "runs", "abcdef", "7")
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 0, result.stderr
+    assert run.stop.read_text() == "cancel\n"
+    assert not any(line.startswith("scancel") for line in asked(slurm))
+
+
+@pytest.mark.parametrize(("state", "options"), [("PENDING", []), ("RUNNING", ["--now"])])
+def test_a_job_that_has_nothing_to_save_is_cancelled_at_once(slurm, state, options):
+    (slurm / "queue").write_text(f"7|{state}|None\n")
+    make_run(slurm / "runs", "abcdef", "7")
+    assert hvdtrain(slurm, "cancel", "abcdef", *options).returncode == 0
+    assert "scancel 7" in asked(slurm)
+
+
+def test_what_is_not_in_the_queue_is_said_so(slurm):
+    make_run(slurm / "runs", "abcdef", "7")
+    result = hvdtrain(slurm, "cancel", "abcdef")
+    assert result.returncode == 4
+    assert "not in the queue" in result.stderr
+
+
+def test_a_run_without_a_job_cannot_be_cancelled_or_queued_again(slurm):
+    make_run(slurm / "runs", "abcdef")
+    for verb in ("cancel", "requeue"):
+        result = hvdtrain(slurm, verb, "abcdef")
+        assert result.returncode == 4
+        assert "no batch job" in result.stderr
+
+
+def test_a_refused_requeue_says_how_to_go_on(slurm):
+    make_run(slurm / "runs", "abcdef", "7")
+    result = hvdtrain(slurm, "requeue", "abcdef", STUB_CODE="1")
+    assert result.returncode == 3
+    assert "hvdtrain submit --resume abcdef" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "submit"])
+def test_a_run_whose_job_is_there_is_not_started_a_second_time(slurm, verb):
+    config = PROJECT / "configs" / "digits_cnn.yaml"
+    run = make_run(slurm / "runs", "abcdef", "7", FINISHED="")
+    run.finished.unlink()
+    (run.config).write_text(config.read_text())
+    (slurm / "queue").write_text("7|RUNNING|None\n")
+    more = ["--site", str(PROJECT / "configs" / "sites" / "local-cluster.yaml")] if verb == "submit" else []
+    result = hvdtrain(slurm, verb, "--resume", "abcdef", *more)
+    assert result.returncode == 2
+    assert "job 7 of this run is RUNNING" in result.stderr
+
+
+def test_logs_show_the_jobs_log_or_a_ranks(slurm):
+    run = make_run(slurm / "runs", "abcdef", "7")
+    assert hvdtrain(slurm, "logs", "abcdef").returncode == 4
+    (run.logs / "slurm-7.out").write_text("of the job\n")
+    run.log(1).write_text("of rank 1\n")
+    assert hvdtrain(slurm, "logs", "abcdef").stdout == "of the job\n"
+    assert hvdtrain(slurm, "logs", "abcdef", "--rank", "1").stdout == "of rank 1\n"
+
+
+def test_following_ends_with_the_run(slurm):
+    run = make_run(slurm / "runs", "abcdef", "7")
+    (slurm / "queue").write_text("7|RUNNING|None\n")
+    (run.logs / "slurm-7.out").write_text("first\n")
+    command = [sys.executable, "-m", "hvdtrain", "logs", "abcdef", "--follow", "--runs", str(slurm / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+    with open(run.logs / "slurm-7.out", "a") as file:
+        file.write("second\n")
+    run.finished.touch()
+    rest, _ = process.communicate(timeout=30)
+    assert rest == "second\n"
+
+
+def test_a_table_is_short_enough_for_a_terminal(slurm):
+    make_run(slurm / "runs", "abcdef", "7")
+    (slurm / "queue").write_text("7|PENDING|Priority\n")
+    result = hvdtrain(slurm, "status")
+    assert "pending (Priority)" in result.stdout
+    assert "Traceback" not in result.stderr
