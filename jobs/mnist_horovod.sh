@@ -31,7 +31,7 @@ rank_env=(
 launch=(
   mpirun --np 2
   --bind-to none
-  --mca btl self,sm
+  --mca btl 'self,sm'
   --mca mpi_yield_when_idle 1
 )
 

@@ -89,7 +89,7 @@ def test_help_says_what_the_verb_does(hvdtrain, verb):
     code, out, err = hvdtrain(verb, "--help")
     assert (code, err) == (0, "")
     assert f"Usage: hvdtrain {verb}" in out
-    assert verb in hvdtrain("--help")[1]
+    assert (verb in hvdtrain("--help")[1]) == bool(VERBS[verb][1]), "a verb without words is for scripts"
 
 
 def test_light_verbs_never_import_tensorflow(folder):
@@ -317,7 +317,7 @@ def test_a_given_run_directory_makes_no_new_one(hvdtrain, folder):
         (["run", "--ranks", "2", "--set", "a=b", "--", "echo"], 2, "--set, --strategy and --resume belong to"),
         (["run", "--ranks", "2", "--launcher", "none", "--", "echo"], 3, "got --ranks 2"),
         (["run", "--", "no-such-program"], 4, "no-such-program: no such program on PATH"),
-        (["run", "--resume", "nix"], 4, "no run 'nix': give a run directory or a short id"),
+        (["run", "--resume", "nix"], 4, "no run 'nix': give a run directory, a short id or a job id"),
         (["run", "demo.yaml", "--resume", "--strategy", "single", "--ranks", "1"], 4, "--resume: no unfinished run of"),
         (["evaluate", "nix"], 4, "no run 'nix'"),
         (["list", "--runs", "demo.yaml"], 2, "is a file"),

@@ -356,7 +356,9 @@ def assert_same(a: Any, b: Any) -> None:
         assert a == b
 
 
-JARGON = re.compile(r"Input should|type=|_type|Traceback|<class|pydantic|yaml\.|ValueError")
+JARGON = re.compile(
+    r"Input should|type=|(int|float|string|bool|dict|list|model)_type|Traceback|<class|pydantic|yaml\.|ValueError"
+)
 
 
 def load_or_refuse(content: bytes, overrides: Sequence[str] = ()) -> None:

@@ -74,7 +74,7 @@ def duration(seconds: float | None) -> str:
     """Return a time span as people say it.
 
     >>> duration(75), duration(7300), duration(200_000), duration(None)
-    ('1m 15s', '2h 2m', '2d 7h', '')
+    ('1m 15s', '2h 1m', '2d 7h', '')
     """
     if seconds is None:
         return ""

@@ -36,7 +36,8 @@ def quote(token: str) -> str:
         return str(token)
     if "\0" in token:
         raise ConfigError(f"{token!r} holds a NUL character, which a command line cannot")
-    return shlex.quote(token)
+    quoted = shlex.quote(token)
+    return f"'{token}'" if quoted == token and "," in token else quoted  # in a list a comma looks like a mistake
 
 
 def comment(text: str) -> str:

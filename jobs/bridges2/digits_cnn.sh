@@ -47,7 +47,7 @@ export "${rank_env[@]}"
 launch=(
   mpirun -np 2
   --bind-to none
-  --mca btl self,vader
+  --mca btl 'self,vader'
 )
 
 # One job at a time trains in a run directory. The link names it; a job that has ended does not count.
