@@ -57,7 +57,7 @@ class BuildKey:
         """The label after the `+` of the wheel's version: what it was built for, and a digest of the whole key.
 
         >>> BuildKey("2.21.0", "Open MPI 5.0.11", "/opt/mpi", "cp311", "x86_64", "none", "1").local_version
-        'tf2.21.0.openmpi5.0.11.cpu.d0b30762'
+        'tf2.21.0.openmpi5.0.11.cpu.d4b08268'
         """
         tensorflow = re.sub(r"[^a-z0-9.]", ".", self.tensorflow.lower())
         gpu = "cpu" if self.gpu == "none" else self.gpu.split(" ")[0]
