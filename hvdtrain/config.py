@@ -6,108 +6,30 @@ Reading files is `config_file`'s work. This module must not import TensorFlow or
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from hvdtrain.config_rules import broken_rules
+from hvdtrain.config_slurm import ContainerConfig, SlurmConfig
+from hvdtrain.config_types import (
+    RUN_NAME,
+    Args,
+    Auto,
+    Bool,
+    EnvName,
+    EnvValue,
+    ImportPath,
+    LauncherName,
+    NonNegativeFloat,
+    OneLine,
+    OptimizerName,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Text,
+)
 from hvdtrain.errors import ConfigError, Problem
-
-_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-IMPORT_PATH = rf"^{_DOTTED}:{_DOTTED}$"
-RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-NO_NUL = r"^[^\x00]*$"
-# What Slurm reads from an #SBATCH line, where nothing can be quoted reliably.
-SLURM_WORD = r"^[A-Za-z0-9_/\[(][A-Za-z0-9_.,:/@+=\[\]&|*()~-]{0,254}$"
-SLURM_ARRAY = r"^[0-9]+([-,:][0-9]+)*(%[1-9][0-9]*)?$"
-SLURM_MEMORY = r"^[1-9][0-9]*[KMGT]?$"
-SBATCH_OPTION = r"^[a-z][a-z-]{1,40}$"
-MODULE = r"^[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}$"
-ONE_LINE = r"^[^\x00-\x1f\x7f\x85\u2028\u2029]+$"
-BIND = r"^/[^,\x00-\x1f\x7f\x85\u2028\u2029]*$"
-ABSOLUTE = r"^/[^\x00-\x1f\x7f\x85\u2028\u2029]*$"
-
-# What the patterns mean, for messages: "must be ...".
-PATTERN_WORDS = {
-    IMPORT_PATH: "an import path of the form 'package.module:function'",
-    RUN_NAME: "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
-    ENV_NAME: "the name of an environment variable: letters, digits and '_', not beginning with a digit",
-    NO_NUL: "text without NUL characters",
-    SLURM_WORD: "one word as Slurm takes it in a job script: letters, digits and _.,:/@+=[]&|*()~-",
-    SLURM_ARRAY: "a job array as Slurm writes it: '0-2', '1,3,5' or '0-9%2'",
-    SLURM_MEMORY: "an amount of memory as Slurm writes it: '16G'",
-    SBATCH_OPTION: "the long name of an sbatch option, without the dashes: 'licenses'",
-    MODULE: "the name of an environment module: 'openmpi/5.0'",
-    ONE_LINE: "one line of text",
-    BIND: "an absolute path without commas",
-    ABSOLUTE: "an absolute path",
-}
-
-Auto = Literal["auto"]
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Bool = Annotated[bool, Field(strict=True)]
-Text = Annotated[str, Field(min_length=1)]
-ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
-EnvName = Annotated[str, Field(pattern=ENV_NAME)]
-SlurmWord = Annotated[str, Field(pattern=SLURM_WORD)]
-SlurmMemory = Annotated[str, Field(pattern=SLURM_MEMORY)]
-Module = Annotated[str, Field(pattern=MODULE)]
-OneLine = Annotated[str, Field(pattern=ONE_LINE)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
-LauncherName = Literal["auto", "mpirun", "srun", "native", "horovodrun", "none"]
-EnvValue = Annotated[str, Field(pattern=NO_NUL)]
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _plain_data(value: Any, where: str = "") -> Any:
-    """Return `value` if YAML and JSON can hold it unchanged."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"keys must be text; got {key!r}{where}")
-            _plain_data(item, f" at {key!r}")
-    elif isinstance(value, list):
-        for item in value:
-            _plain_data(item, where)
-    elif not (value is None or isinstance(value, str | bool | int | float)):
-        raise ValueError(f"can hold text, numbers, true, false, null, lists and mappings; got {value!r}{where}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"numbers must be finite; got {value}{where}")
-    return value
-
-
-Args = Annotated[dict[str, Any], AfterValidator(_plain_data)]
-OptimizerName = Annotated[
-    Literal[
-        "sgd",
-        "adam",
-        "adamw",
-        "adadelta",
-        "adagrad",
-        "adamax",
-        "nadam",
-        "rmsprop",
-        "ftrl",
-        "lamb",
-        "lion",
-        "adafactor",
-        "muon",
-    ],
-    BeforeValidator(_lower),
-]
-
-
-class Section(BaseModel):
-    """A block of the configuration: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class ModelConfig(Section):
@@ -282,75 +204,6 @@ class HorovodConfig(Section):
     )
     num_groups: PositiveInt | None = Field(
         None, description="Collectives the gradients are cut into, so that the first leave early; null: one for all."
-    )
-
-
-class ContainerConfig(Section):
-    """An image that the ranks of a batch job run in."""
-
-    image: OneLine | None = Field(None, description="File or reference of the image. null: no container.")
-    runtime: Literal["auto", "apptainer", "singularity", "pyxis"] = Field(
-        "auto", description="What starts it. auto: what the site's profile says, else apptainer."
-    )
-    binds: list[Annotated[str, Field(pattern=BIND)]] = Field(
-        default_factory=list, description="Folders of the host to show inside: '/data', or '/here:/there'."
-    )
-    python: OneLine = Field("python3", description="The image's Python.")
-    python_path: Annotated[str, Field(pattern=BIND)] | None = Field(
-        None, description="Folder with hvdtrain installed for that Python (pip install --target). null: in the image."
-    )
-    options: list[OneLine] = Field(default_factory=list, description="Further options of the runtime.")
-
-
-class SlurmConfig(Section):
-    """How much of a Slurm cluster to ask for, and how. What is null comes from the site's profile or is not said."""
-
-    site: Text | None = Field(None, description="Site profile with the facts about the cluster.")
-    nodes: PositiveInt = Field(1, description="Nodes to ask for.")
-    ranks_per_node: PositiveInt | None = Field(
-        None, description="Ranks on each node. null: launch.num_ranks / nodes, else one per GPU, else one."
-    )
-    cpus_per_rank: PositiveInt | None = Field(
-        None,
-        description="CPUs of each rank. null: the node's CPUs shared by its ranks where it is taken whole, else 1.",
-    )
-    time_limit_min: PositiveInt = Field(30, description="Time limit of the job in minutes.")
-    partition: SlurmWord | None = Field(None, description="Partition. null: the site's default.")
-    account: SlurmWord | None = Field(None, description="Account or allocation to charge.")
-    qos: SlurmWord | None = Field(None, description="Quality of service.")
-    reservation: SlurmWord | None = Field(None, description="Reservation to run in.")
-    constraint: SlurmWord | None = Field(None, description="Features that the nodes must have.")
-    memory: SlurmMemory | None = Field(None, description="Memory of each node, such as 16G.")
-    gpus_per_node: NonNegativeInt | None = Field(None, description="GPUs of each node; a rank per GPU.")
-    gpu_type: SlurmWord | None = Field(None, description="Type of GPU as the site names it.")
-    exclusive: Bool = Field(False, description="Whole nodes, whatever the ranks need of them.")
-    dependency: SlurmWord | None = Field(None, description="Jobs to wait for, such as afterok:1234.")
-    array: Annotated[str, Field(pattern=SLURM_ARRAY)] | None = Field(
-        None, description="Job array such as '0-2': a run per index, whose seed is training.seed + index."
-    )
-    mail_user: SlurmWord | None = Field(None, description="Where mail goes.")
-    mail_type: list[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "ALL"]] = Field(
-        default_factory=list, description="What mail is sent about."
-    )
-    work_dir: Annotated[str, Field(pattern=ABSOLUTE)] | None = Field(
-        None, description="Folder in which the job runs. null: where it was submitted."
-    )
-    stop_lead_s: NonNegativeInt = Field(
-        120,
-        description="Seconds before the time limit at which training saves its state and stops. 0: it is never told.",
-    )
-    max_requeues: NonNegativeInt = Field(
-        10, description="How often a job that was stopped in time is queued again to go on. 0: never."
-    )
-    mpi: Literal["auto", "pmix", "pmi2", "none"] = Field("auto", description="srun --mpi=. auto: the site's.")
-    cpu_bind: SlurmWord | None = Field(None, description="srun --cpu-bind=. null: none, workers bind themselves.")
-    gpu_bind: SlurmWord | None = Field(None, description="srun --gpu-bind=.")
-    modules: list[Module] = Field(default_factory=list, description="Environment modules to load, after the site's.")
-    prologue: list[OneLine] = Field(
-        default_factory=list, description="Lines of bash that run on the first node before the ranks are started."
-    )
-    options: dict[Annotated[str, Field(pattern=SBATCH_OPTION)], SlurmWord | None] = Field(
-        default_factory=dict, description="Further options of sbatch by their long names; null for one without a value."
     )
 
 

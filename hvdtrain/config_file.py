@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hvdtrain.config import Config, Section
+from hvdtrain.config import Config
 from hvdtrain.config_problems import Complaint, complaints, model_schema
 from hvdtrain.config_rules import broken_rules
+from hvdtrain.config_types import Section
 from hvdtrain.errors import ConfigError, Problem
 from hvdtrain.overrides import Override, apply_override, parse_overrides, printable
 from hvdtrain.strict_yaml import Document, KeyPath, read_yaml

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hvdtrain.config import PATTERN_WORDS, Config, Section
+from hvdtrain.config import Config
+from hvdtrain.config_types import PATTERN_WORDS, Section
 from hvdtrain.names import did_you_mean
 from hvdtrain.strict_yaml import KeyPath
 from hvdtrain.yaml_scalars import plain_scalar, shown

@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from hvdtrain.config import (
+from hvdtrain.config_file import YamlFile
+from hvdtrain.config_problems import complaints
+from hvdtrain.config_types import (
     ABSOLUTE,
     RUN_NAME,
     SLURM_WORD,
@@ -29,8 +31,6 @@ from hvdtrain.config import (
     SlurmWord,
     Text,
 )
-from hvdtrain.config_file import YamlFile
-from hvdtrain.config_problems import complaints
 from hvdtrain.errors import ConfigError, NotFoundError
 from hvdtrain.names import did_you_mean
 

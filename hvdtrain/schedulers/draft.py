@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from hvdtrain.config import RUN_NAME
+from hvdtrain.config_types import RUN_NAME
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError
 from hvdtrain.schedulers.programs import ask
 
