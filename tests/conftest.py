@@ -1,11 +1,14 @@
 """Fixtures shared by all tests. A skip is loud, and a failure where HVDTRAIN_REQUIRE names what is missing."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from hvdtrain.facts import gather_facts
+from tests.cluster.jobs import LONG, SHORT, Bench, local_digest
+from tests.cluster.slurm import Cluster, missing_programs
 from tests.ranks.worlds import WORLDS, Results, run_cases
 
 PROJECT = Path(__file__).parents[1]
@@ -36,3 +39,37 @@ def project() -> Path:
 def results(request, tmp_path_factory, require_horovod) -> Results:
     """What every rank of one world returned, case by case."""
     return run_cases(tmp_path_factory.mktemp(request.param), *WORLDS[request.param])
+
+
+@pytest.fixture(scope="session")
+def cluster(require_horovod):
+    """A Slurm of four nodes."""
+    absent = missing_programs()
+    if absent:
+        missing("slurm", f"Slurm is not installed here ({', '.join(absent)})")
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    with tempfile.TemporaryDirectory(prefix="hvd-slurm-", dir="/tmp") as name:
+        cluster = Cluster(Path(name))
+        try:
+            cluster.up()
+            yield cluster
+        finally:
+            cluster.down()
+
+
+@pytest.fixture
+def bench(cluster, tmp_path):
+    """That Slurm and a folder of runs; jobs that are left are cancelled afterwards."""
+    yield Bench(cluster, tmp_path)
+    cluster.command("scancel", "--me")
+    cluster.wait_for_nodes()
+
+
+@pytest.fixture(scope="session")
+def short_digest(tmp_path_factory, require_horovod) -> str:
+    return local_digest(tmp_path_factory.mktemp("short"), *SHORT)
+
+
+@pytest.fixture(scope="session")
+def long_digest(tmp_path_factory, require_horovod) -> str:
+    return local_digest(tmp_path_factory.mktemp("long"), *LONG)

@@ -1,0 +1,104 @@
+"""Submitting digits to the Slurm of `tests.cluster.slurm`, and waiting for what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvdtrain.rundir import RunDir, find_run, read_json
+from tests.cluster.slurm import Cluster
+
+PROJECT = Path(__file__).parents[2]
+CONFIG = PROJECT / "configs" / "digits_cnn.yaml"
+SITE = PROJECT / "configs" / "sites" / "local-cluster.yaml"
+PATIENCE_S = 240.0
+SHORT = ("--set", "training.epochs=4")
+LONG = ("--set", "training.epochs=150")  # some 20 seconds of training
+
+
+@dataclass
+class Bench:
+    """A Slurm and a folder of runs.
+
+    Args:
+        cluster: It runs.
+        folder: Where jobs are submitted.
+    """
+
+    cluster: Cluster
+    folder: Path
+
+    def hvdtrain(self, *words: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "hvdtrain", *words],
+            env={**os.environ, **self.cluster.environment(), **environ},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert code is None or result.returncode == code, result.stdout + result.stderr
+        return result
+
+    def submit(self, *words: str, **environ: str) -> str:
+        """Submit digits and return the job's id."""
+        result = self.hvdtrain("submit", str(CONFIG), "--site", str(SITE), *words, **environ)
+        assert result.stdout.strip().isdigit(), result.stdout
+        return result.stdout.strip()
+
+    def run(self, job: str) -> RunDir:
+        return find_run(job, self.folder / "runs")
+
+    def state(self, job: str) -> str:
+        command = ("squeue", "--noheader", "--array", f"--jobs={job}", "--states=all", "--format=%T")
+        return self.cluster.command(*command).stdout.strip()
+
+    def wait(self, job: str, *states: str) -> str:
+        """Wait until a job is in one of these states."""
+        end = time.monotonic() + PATIENCE_S
+        while (state := self.state(job)) not in states:
+            assert time.monotonic() < end, f"job {job} is {state}:\n{self.log(job)}"
+            time.sleep(0.3)
+        return state
+
+    def wait_for_epoch(self, job: str, number: int = 5) -> None:
+        """Wait until training has come so far."""
+        end = time.monotonic() + PATIENCE_S
+        metrics = self.run(job).metrics
+        while not metrics.exists() or metrics.read_text().count('"kind": "epoch"') < number:
+            state = self.state(job)
+            assert time.monotonic() < end, f"job {job} is {state}:\n{self.log(job)}"
+            assert state in ("PENDING", "CONFIGURING", "RUNNING"), f"job {job} is {state}:\n{self.log(job)}"
+            time.sleep(0.2)
+
+    def log(self, job: str) -> str:
+        logs = sorted(self.run(job).logs.glob("slurm-*.out"))
+        return "\n".join(log.read_text(errors="replace") for log in logs)
+
+    def exit_code(self, job: str) -> str:
+        """Return a job's exit code as Slurm writes it, `code:signal`."""
+        text = self.cluster.command("scontrol", "--oneliner", "show", "job", job).stdout
+        return text.partition(" ExitCode=")[2].split()[0]
+
+    def why(self, job: str) -> str:
+        return json.loads(self.hvdtrain("why", job, "--json").stdout)["name"]
+
+    def digest(self, job: str) -> str:
+        run = self.run(job)
+        assert run.finished.exists(), self.log(job)
+        return read_json(run.summary)["digest"]
+
+
+def local_digest(folder: Path, *words: str) -> str:
+    """Train without a scheduler, and return the digest of the weights."""
+    command = [sys.executable, "-m", "hvdtrain", "run", str(CONFIG), "--ranks", "2", *words, "--runs", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert result.returncode == 0, result.stderr
+    summary = next(folder.glob("*/*/summary.json"))
+    return json.loads(summary.read_text())["digest"]
