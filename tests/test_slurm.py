@@ -114,3 +114,18 @@ def test_ranks_of_one_node_that_meet_through_gloo_listen_on_loopback_alone(bench
     ranks = workers(bench.run(job).path)
     assert len(ranks) == 2
     assert set().union(*listening(ranks).values()) <= {"127.0.0.1", "::1"}
+
+
+OWN_SCRIPT = """
+import hvdtrain.keras as hk
+world = hk.init()
+print(f"rank {world.rank} of {world.size}", flush=True)
+"""
+
+
+def test_a_script_of_ones_own_knows_its_rank_under_plain_srun(bench):
+    script = bench.folder / "own.py"
+    script.write_text(OWN_SCRIPT)
+    command = ("srun", "--nodes=2", "--ntasks=2", "--mpi=pmix", sys.executable, str(script))
+    result = bench.cluster.command(*command, timeout=120)
+    assert sorted(result.stdout.split("\n"))[-2:] == ["rank 0 of 2", "rank 1 of 2"], result.stdout + result.stderr
