@@ -11,6 +11,7 @@ from hvdtrain.schedulers import SCHEDULERS, QueueEntry
 from hvdtrain.why import Evidence
 
 TAIL_BYTES = 65_536
+START = "hvdtrain: start"  # what a batch script says first
 
 
 def cancel(run: RunDir, *, at_once: bool) -> str:
@@ -26,7 +27,7 @@ def cancel(run: RunDir, *, at_once: bool) -> str:
     """
     job_id, entry = _active_job(run)
     if entry.state == "RUNNING" and not at_once:
-        write_text(run.stop, "cancel\n")
+        write_text(run.stop, f"cancel {job_id}\n")
         return f"job {job_id} was asked to stop: it saves its state and ends (--now: at once, without a save)"
     SCHEDULERS[run.scheduler()].cancel(job_id)
     return f"job {job_id} is cancelled"
@@ -42,6 +43,7 @@ def requeue(run: RunDir) -> str:
     job_id = _job_of(run)
     if run.finished.exists():
         return f"{run.short_id} is finished; nothing is left to train"
+    run.stop.unlink(missing_ok=True)
     try:
         SCHEDULERS[run.scheduler()].requeue(job_id)
     except EnvironmentNotFitError as error:
@@ -86,15 +88,24 @@ def evidence_of(run: RunDir) -> Evidence:
     if code is None and ":" in job.get("ExitCode", ""):
         code = exit_code(job["ExitCode"])
     stop = run.stop.read_text(encoding="utf-8").strip() if run.stop.is_file() else ""
-    logs = [*sorted(run.logs.glob("slurm-*.out"))[-1:], run.launcher_log, *sorted(run.logs.glob("rank_*.log"))[:8]]
+    logs = [*run.job_logs()[-1:], run.launcher_log, *sorted(run.logs.glob("rank_*.log"))[:8]]
     return Evidence(
         is_finished=run.finished.exists(),
         exit_code=code or None,
         stop=stop,
         failure=failure,
         job=job,
-        log="\n".join(tail(log) for log in logs if log.is_file()),
+        log="\n".join(of_last_start(tail(log)) for log in logs if log.is_file()),
     )
+
+
+def of_last_start(text: str) -> str:
+    """Return the part of a job's log that its last start wrote: logs are appended to when a job is queued again.
+
+    >>> of_last_start("*** STEP 1.0 CANCELLED DUE TO PREEMPTION ***\\nstopped\\n" + START + " 2\\nbang")
+    ' 2\\nbang'
+    """
+    return text.rpartition(START)[2]
 
 
 def exit_code(text: str) -> int:

@@ -129,10 +129,11 @@ def _download(known: DataFile, place: Path, environ: Mapping[str, str], say: Cal
                 "(a login page?); nothing was kept"
             )
         temporary.replace(place)
-    except urllib.error.URLError as error:
+    except (urllib.error.URLError, ValueError) as error:
+        why = getattr(error, "reason", error)
         raise EnvironmentNotFitError(
-            f"{address} cannot be reached: {error.reason}. Compute nodes often have no internet: run `hvdtrain data "
-            f"fetch` on a login node, or copy {known.file} into {place.parent}; {MIRROR} names another server"
+            f"{address} cannot be reached: {why}. Compute nodes often have no internet: run `hvdtrain data fetch` on a "
+            f"login node, or copy {known.file} into {place.parent}; {MIRROR} names another server"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -62,5 +62,6 @@ def allocation_command(site: Site, wish: Wish, words: Sequence[str]) -> list[str
     if wish.gpus:
         options.append(f"--{'gres=gpu:' if site.gpu_option == 'gres' else 'gpus-per-node='}{wish.gpus}")
     options += [f"--time={wish.minutes}", *([f"--account={wish.account}"] if wish.account else [])]
-    shell = list(words) or ["srun", "--nodes=1", "--ntasks=1", "--overlap", "--pty", "bash", "-l"]
+    cpus = f"--cpus-per-task={wish.cpus}"
+    shell = list(words) or ["srun", "--nodes=1", "--ntasks=1", cpus, "--overlap", "--pty", "bash", "-l"]
     return ["salloc", *options, *shell]

@@ -182,7 +182,7 @@ def _tell_failure(run: RunDir, code: int) -> int:
 
 def lost_rank(run: RunDir) -> str | None:
     """Return which rank the launcher says was killed, from its words in the log."""
-    logs = [run.launcher_log, *sorted(run.logs.glob("slurm-*.out"))[-1:]]
+    logs = [run.launcher_log, *run.job_logs()[-1:]]
     text = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.is_file())
     found = re.findall(r"process rank (\d+) with PID", text) or re.findall(r"task (\d+): (?!Exited)\w+", text)[:1]
     return f"rank {found[-1]}" if found else None
@@ -191,7 +191,7 @@ def lost_rank(run: RunDir) -> str | None:
 def first_failure(run: RunDir) -> dict[str, Any] | None:
     """Return the record of the rank that failed first; echoes of another rank's end count last."""
     records = [read_json(path) for path in sorted(run.logs.glob("rank_*.error.json"))]
-    records = [record for record in records if record]
+    records = [record for record in records if {"is_echo", "time", "rank", "exit_code"} <= set(record)]
     return min(records, key=lambda record: (record["is_echo"], record["time"]), default=None)
 
 

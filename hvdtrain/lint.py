@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ def findings(config: Config, layout: Layout, *, run_folder: str) -> Iterator[Fin
         run_folder: Absolute path of the folder in which run directories are made.
     """
     yield from _limits(config, layout)
+    yield from _one_process(config, layout)
     yield from _cpus_and_memory(config, layout)
     yield from _gpus(config, layout)
     yield from _stopping(config, layout)
@@ -48,6 +50,13 @@ def _error(key: str, message: str) -> Finding:
 
 def _warning(key: str, message: str) -> Finding:
     return Finding(Problem(message, key), is_error=False)
+
+
+def _one_process(config: Config, layout: Layout) -> Iterator[Finding]:
+    if config.launch.strategy in ("mirrored", "single") and layout.nodes > 1:
+        yield _error(
+            "slurm.nodes", f"strategy {config.launch.strategy!r} is one process on one node; got {layout.nodes}"
+        )
 
 
 def _limits(config: Config, layout: Layout) -> Iterator[Finding]:
@@ -144,7 +153,8 @@ def _stopping(config: Config, layout: Layout) -> Iterator[Finding]:
 
 def _files(layout: Layout, run_folder: str) -> Iterator[Finding]:
     shared = layout.site.shared
-    if shared and not any(run_folder == root or run_folder.startswith(root.rstrip("/") + "/") for root in shared):
+    roots = [*shared, *(os.path.realpath(root) for root in shared)]
+    if shared and not any(run_folder == root or run_folder.startswith(root.rstrip("/") + "/") for root in roots):
         yield _error(
             "--runs",
             f"{run_folder} is not on a file system that all nodes of {layout.site.name} share ({', '.join(shared)}); "

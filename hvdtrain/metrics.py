@@ -35,16 +35,18 @@ def _finite(value: Any) -> Any:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file; a last line cut short by a crash is passed over, a missing file is empty."""
+    """Yield the records of a file; other lines, as a crash leaves them, are passed over. A missing file is empty."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
     for line in text.splitlines():
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(record, dict) and "kind" in record:
+            yield record
 
 
 def last_epoch_metrics(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def prepare(
     Raises:
         ConfigError: If file, overrides or numbers are wrong; `path:line: key: what`.
     """
-    config = load_config(config_path, overrides)
+    given = config = load_config(config_path, overrides)
     layout = None
     if site is not None:
         layout = make_layout(config, site)
@@ -104,7 +104,7 @@ def prepare(
         is_array=config.slurm.array is not None,
         stop_after_s=max(1, limit_s - lead_s) if lead_s else None,
     )
-    return Prepared(config, plan, script, config_path, tuple(options), layout, batch)
+    return Prepared(given, plan, script, config_path, tuple(options), layout, batch)
 
 
 JOB_USAGE = "Usage: hvdtrain submit, or: sbatch THIS_FILE [RUN_DIR]; without RUN_DIR the job makes its own."

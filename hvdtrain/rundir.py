@@ -6,6 +6,7 @@ sees half of one. Must not import TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -123,16 +124,29 @@ class RunDir:
         return self.logs / f"rank_{rank:04d}.error.json"
 
     def exit_code(self) -> int | None:
-        """Return the run's own exit code, if it left one."""
-        return int(self.exit.read_text(encoding="utf-8")) if self.exit.is_file() else None
+        """Return the run's own exit code, if it left one that can be read."""
+        try:
+            return int(self.exit.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def job_id(self) -> str | None:
         """Return the id of the batch job that was submitted last for this run, if there is one."""
-        return read_json(self.job).get("job_id") or (os.readlink(self.lock) if self.lock.is_symlink() else None)
+        submitted = read_json(self.job).get("job_id")
+        submitted = submitted if isinstance(submitted, str) else None
+        if not self.lock.is_symlink():
+            return submitted
+        started_later = submitted is None or self.lock.lstat().st_mtime > self.job.stat().st_mtime
+        return os.readlink(self.lock) if started_later else submitted
+
+    def job_logs(self) -> list[Path]:
+        """Return the logs of batch jobs, the newest last."""
+        return sorted(self.logs.glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
 
     def scheduler(self) -> str:
         """Return the name of the scheduler that has this run's job."""
-        return str(read_json(self.job).get("scheduler", "slurm"))
+        name = read_json(self.job).get("scheduler")
+        return name if name in ("slurm", "pbs") else "slurm"
 
     @property
     def lock(self) -> Path:
@@ -173,7 +187,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON file's object, empty if it does not exist or was never finished."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -190,8 +204,9 @@ def find_run(name: str, root: Path) -> RunDir:
     Raises:
         NotFoundError: If there is none.
     """
-    if (Path(name) / "plan.json").is_file():
-        return RunDir(Path(name).resolve())
+    with contextlib.suppress(OSError):  # a name no file system takes
+        if (Path(name) / "plan.json").is_file():
+            return RunDir(Path(name).resolve())
     runs = find_runs(root)
     for run in runs:
         if name in (run.short_id, run.path.name):

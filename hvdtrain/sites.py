@@ -1,11 +1,12 @@
 """Site profiles: what a cluster is like, in one YAML file. Found by name, or given as a path.
 
-`configs/sites/NAME.yaml` beside this package or below the working directory, and the user's own in
+`configs/sites/NAME.yaml` of a checkout, installed, or below the working directory, and the user's own in
 `$XDG_CONFIG_HOME/hvdtrain/sites/`, which come first.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -118,6 +119,10 @@ def load_site(name: str, environ: Mapping[str, str]) -> Site:
     """
     path = find_site(name, environ)
     document = YamlFile(path)
+    if not isinstance(document.data, dict):
+        raise ConfigError(
+            document.problems([((), "a site profile is a block of 'key: value' lines; see hvdtrain site show")])
+        )
     try:
         site = Site.model_validate(document.data)
     except ValidationError as error:
@@ -149,8 +154,9 @@ def find_site(name: str, environ: Mapping[str, str]) -> Path:
 
 def site_files(environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     """Yield (name, file) of all profiles; of several with one name the last counts, which is the user's own."""
-    package = Path(__file__).parents[1] / "configs" / "sites"
-    for folder in (package, Path("configs/sites"), user_folder(environ)):
+    installed = Path(sys.prefix) / "share" / "hvdtrain" / "sites"
+    checkout = Path(__file__).parents[1] / "configs" / "sites"
+    for folder in (installed, checkout, Path("configs/sites"), user_folder(environ)):
         for path in sorted(folder.glob("*.yaml")):
             yield path.stem, path
 

@@ -22,6 +22,7 @@ from hvdtrain.rundir import RunDir, find_run, write_text
 from hvdtrain.runner import rank_environment
 from hvdtrain.schedulers import SCHEDULERS
 from hvdtrain.schedulers.layout import Layout
+from hvdtrain.schedulers.programs import RefusedError
 from hvdtrain.sites import Site, load_site
 from hvdtrain.watch import refuse_active
 
@@ -53,41 +54,57 @@ def submit_config(
         dry_run: Print the script and submit nothing.
         runs_root: Directory that holds all runs.
     """
-    run = find_run(resume, runs_root) if resume else None
-    if config_path is None and run is not None:
-        config_path = str(run.config)
-    if resume is not None:  # one task of an array goes on by itself
-        changes = dataclasses.replace(changes, overrides=(*changes.overrides, "slurm.array=null"))
-    ready = make_ready(config_path or "", changes)
-    if resume is not None:
-        run = run or resumable_run(ready.first, runs_root)
-        if run.finished.exists():
-            talk(f"{nice_path(run.path)} is finished; nothing is left to train")
-            return int(ExitCode.OK)
-        refuse_active(run)
-        ready = dataclasses.replace(ready, runs=(continued(run, ready.first),))
-    check(ready.first, runs_root)
+    run, ready = choose(config_path, changes, resume, runs_root)
+    if run is not None and run.finished.exists():
+        talk(f"{nice_path(run.path)} is finished; nothing is left to train")
+        return int(ExitCode.OK)
+    check(ready.first, run.path.parent if run is not None else runs_root)
     if dry_run:
         print(ready.first.text(), end="")
         return int(ExitCode.OK)
     talk(ledger_text(ready.first.plan))
     talk(charge_text(ready.first.config, _layout(ready.first)))
     runs = _make_runs(ready, runs_root) if run is None else [_again(run, ready.first)]
-    try:
-        job_id = _sbatch(ready, runs)
-    except BaseException:
-        if run is None:
-            for made in runs:
-                shutil.rmtree(made.path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                runs[0].path.parent.rmdir()
-        raise
+    job_id = _hand_over(ready, runs, is_new=run is None)
     _note(ready, runs, job_id)
     for made in runs[:5]:
         talk(f"run directory: {nice_path(made.path)}")
     talk(f"watch: hvdtrain status {runs[0].short_id}   hvdtrain logs {runs[0].short_id} --follow")
     print(job_id)
     return int(ExitCode.OK)
+
+
+def choose(config_path: str | None, changes: Changes, resume: str | None, root: Path) -> tuple[RunDir | None, Ready]:
+    """Return the run that goes on, None for a new one, and what is to be submitted."""
+    if resume is None:
+        return None, make_ready(config_path or "", changes)
+    run = find_run(resume, root) if resume else None
+    if config_path is None and run is not None:
+        config_path = str(run.config)
+    # One task of an array goes on by itself.
+    changes = dataclasses.replace(changes, overrides=(*changes.overrides, "slurm.array=null"))
+    ready = make_ready(config_path or "", changes)
+    run = run or resumable_run(ready.first, root)
+    if run.finished.exists():
+        return run, ready
+    refuse_active(run)
+    return run, dataclasses.replace(ready, runs=(continued(run, ready.first),))
+
+
+def _hand_over(ready: Ready, runs: Sequence[RunDir], *, is_new: bool) -> str:
+    """Submit, and leave nothing behind if the scheduler refuses."""
+    try:
+        return _sbatch(ready, runs)
+    except RefusedError:
+        if is_new:
+            for made in runs:
+                shutil.rmtree(made.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                runs[0].path.parent.rmdir()
+        raise
+    except BaseException:
+        talk(f"it is not known whether the job was accepted: squeue --me tells; {nice_path(runs[0].path)} is kept")
+        raise
 
 
 def make_ready(config_path: str, changes: Changes) -> Ready:
@@ -99,6 +116,8 @@ def make_ready(config_path: str, changes: Changes) -> Ready:
     from hvdtrain.config_file import load_config
 
     config = load_config(config_path, changes.overrides)
+    if "--site" not in changes.options and config.slurm.site is not None:
+        changes = dataclasses.replace(changes, options=(*changes.options, "--site", config.slurm.site))
     if config.slurm.site is None:
         raise ConfigError("submit needs to know the cluster: --site SITE, or slurm.site in the configuration")
     site = load_site(config.slurm.site, os.environ)
@@ -124,7 +143,10 @@ def array_indices(text: str) -> list[int]:
     for part in text.partition("%")[0].split(","):
         span, _, step = part.partition(":")
         first, _, last = span.partition("-")
-        found |= set(range(int(first), int(last or first) + 1, int(step or 1)))
+        indices = range(int(first), int(last or first) + 1, int(step or 1))
+        if not 0 < len(indices) <= MAX_TASKS:
+            raise ConfigError(f"slurm.array: {part!r} has {len(indices)} indices; 1 to {MAX_TASKS} are allowed")
+        found |= set(indices)
     return sorted(found)
 
 
@@ -157,7 +179,8 @@ def _make_runs(ready: Ready, root: Path) -> list[RunDir]:
 def _again(run: RunDir, prepared: Prepared) -> RunDir:
     for record in run.logs.glob("rank_*.error.json"):
         record.unlink()
-    run.exit.unlink(missing_ok=True)
+    for leftover in (run.exit, run.stop):
+        leftover.unlink(missing_ok=True)
     write_plan(run, prepared)
     return run
 

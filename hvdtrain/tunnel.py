@@ -8,6 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LOCAL_PORT = 6006
+PREFIX_NAME = "HVDTRAIN_PATH_PREFIX"
+START = f"""
+import os, sys
+from tensorboard.main import run_main
+sys.argv += ["--path_prefix", os.environ.pop({PREFIX_NAME!r})]
+run_main()
+"""
 
 
 def free_port() -> int:
@@ -22,10 +29,10 @@ def random_prefix() -> str:
     return f"/{secrets.token_urlsafe(16)}"
 
 
-def tensorboard_command(python: str, folder: Path, *, port: int, prefix: str) -> list[str]:
-    """Return the command that serves a run's curves on loopback."""
-    options = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port), "--path_prefix", prefix]
-    return [python, "-m", "tensorboard.main", *options]
+def tensorboard_command(python: str, folder: Path, *, port: int) -> list[str]:
+    """Return the command that serves a run's curves on loopback; the path comes in PREFIX_NAME, which `ps` hides."""
+    options = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    return [python, "-c", START, *options]
 
 
 def tunnel_command(*, host: str, login_host: str | None, port: int, environ: Mapping[str, str]) -> str:

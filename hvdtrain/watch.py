@@ -66,10 +66,23 @@ def statuses(runs: Sequence[RunDir]) -> list[Status]:
     """
     jobs = {run.path: run.job_id() for run in runs}
     entries: dict[str, QueueEntry] = {}
-    for scheduler in {run.scheduler() for run in runs if jobs[run.path]}:
+    for scheduler in {run.scheduler() for run in runs if jobs[run.path]} & set(SCHEDULERS):
         with contextlib.suppress(EnvironmentNotFitError):
             entries |= SCHEDULERS[scheduler].queue()
-    return [status(run, jobs[run.path], entries.get(jobs[run.path] or "")) for run in runs]
+    rows = []
+    for run in runs:
+        try:
+            rows.append(status(run, jobs[run.path], entries.get(jobs[run.path] or "")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            rows.append(unreadable(run, jobs[run.path]))
+    return rows
+
+
+def unreadable(run: RunDir, job_id: str | None) -> Status:
+    """Return a row for a run whose files are damaged: one of them must not hide all others."""
+    return Status(
+        run.short_id, "?", job_id, "damaged", "plan.json or its records", 0, 0, 0, 0, None, None, {}, str(run.path)
+    )
 
 
 def status(run: RunDir, job_id: str | None, entry: QueueEntry | None) -> Status:
@@ -129,34 +142,50 @@ def refuse_active(run: RunDir) -> None:
     """Raise if a job is still training in a run directory, or is about to.
 
     Raises:
-        ConfigError: With what to do. Where the scheduler cannot be asked, the job's own check remains.
+        ConfigError: With what to do; also where the scheduler cannot be asked.
     """
     job_id = run.job_id()
     if job_id is None:
         return
-    with contextlib.suppress(EnvironmentNotFitError):
+    try:
         entry = SCHEDULERS[run.scheduler()].queue().get(job_id)
-        if entry is not None and entry.is_active:
-            raise ConfigError(
-                f"--resume {run.short_id}: job {job_id} of this run is {entry.state}; two may not train in one run "
-                f"directory: hvdtrain cancel {run.short_id}, or wait for it"
-            )
+    except EnvironmentNotFitError as error:
+        raise ConfigError(
+            f"--resume {run.short_id}: it cannot be asked whether job {job_id} of this run has ended ({error}). "
+            f"If it has, remove {run.job} and {run.lock}"
+        ) from error
+    if entry is not None and entry.is_active:
+        raise ConfigError(
+            f"--resume {run.short_id}: job {job_id} of this run is {entry.state}; two may not train in one run "
+            f"directory: hvdtrain cancel {run.short_id}, or wait for it"
+        )
 
 
 def newest_log(run: RunDir, rank: int | None = None) -> Path | None:
     """Return the log to show: a rank's, or the batch job's, or rank 0's."""
     if rank is not None:
         return run.log(rank) if run.log(rank).exists() else None
-    jobs = sorted(run.logs.glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
+    jobs = run.job_logs()
     return jobs[-1] if jobs else newest_log(run, 0)
+
+
+def log_to_follow(run: RunDir, rank: int | None) -> Path | None:
+    """Return the log that is being written, or will be: that of the job submitted last."""
+    job_id = run.job_id()
+    if rank is not None or job_id is None or run.scheduler() != "slurm":
+        return newest_log(run, rank)
+    own = run.logs / f"slurm-{job_id.partition('_')[0]}.out"
+    return own if own.exists() else None
 
 
 def follow(run: RunDir, rank: int | None) -> Iterator[str]:
     """Yield what a log holds and what is added, until the run has ended; a log that is not there yet is awaited."""
-    log, place = newest_log(run, rank), 0
+    log, place = None, 0
     while True:
         has_ended = is_over(run)
-        log = log or newest_log(run, rank)
+        newest = log_to_follow(run, rank) or (newest_log(run, rank) if has_ended else None)
+        if newest != log:
+            log, place = newest, 0
         if log is not None:
             with open(log, encoding="utf-8", errors="replace") as file:
                 file.seek(place)
@@ -188,6 +217,7 @@ def _ask_seldom(scheduler: str, job_id: str) -> QueueEntry | None:
     """Return what the queue says about a job, asked every few seconds at most: schedulers serve many people."""
     when, entry = _asked.get(job_id, (0.0, None))
     if time.monotonic() - when > ASK_S or job_id not in _asked:
-        entry = SCHEDULERS[scheduler].queue().get(job_id)
+        with contextlib.suppress(EnvironmentNotFitError):  # what it said last stands
+            entry = SCHEDULERS[scheduler].queue().get(job_id)
         _asked[job_id] = (time.monotonic(), entry)
     return entry

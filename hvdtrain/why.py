@@ -209,12 +209,14 @@ def _causes(evidence: Evidence) -> Iterator[Cause]:
     if state in ("RUNNING", "CONFIGURING", "COMPLETING"):
         yield Cause("running", "it is running", "nothing to do: hvdtrain status RUN", f"JobState={state}")
     if evidence.exit_code == ExitCode.STOPPED:
-        words = {"cancel": "hvdtrain cancel", "": "a stop was asked for"}.get(evidence.stop, evidence.stop)
+        words = "hvdtrain cancel" if evidence.stop.startswith("cancel") else evidence.stop or "a stop was asked for"
         yield Cause("stopped", f"it was stopped, its state saved: {words}", SAVED, "EXIT 75")
     if evidence.exit_code in SURE_CODES:
         yield _by_code(evidence.exit_code)
     found = [*_matching(LOGS, _own_words(evidence)), *_matching(STATES, f"JobState={state}" if state else "")]
     yield from found
+    if evidence.failure.get("error") and not evidence.failure.get("is_echo"):
+        yield _failed(evidence.failure)
     yield from _matching(STATES, evidence.log)
     yield from _matching(LOGS, evidence.log)
     if evidence.failure.get("error"):

@@ -134,7 +134,7 @@ def test_hostile_text_asks_for_nothing_else(tmp_path, field, text):
         return
     extra = [line for line in directives(found) if line not in directives(plain)]
     assert len(extra) <= 1, extra
-    assert len(found.splitlines()) <= len(plain.splitlines()) + 4
+    assert len(found.splitlines()) <= len(plain.splitlines()) + (12 if field == "modules" else 4)
     syntax = subprocess.run(["bash", "-n"], input=found, text=True, capture_output=True, check=False)
     assert syntax.returncode == 0, syntax.stderr
     if field in ("env", "modules", "cpu_bind", "gpu_bind"):  # these reach the shell's own text
@@ -166,9 +166,8 @@ def run_under_stubs(text: str, folder: Path, **environ: str) -> subprocess.Compl
         (tools / program).chmod(0o755)
     run = folder / "run"
     run.mkdir(exist_ok=True)
-    prelude = f'module() {{ printf "%s\\0" "$@" > {folder}/module; }}\n'
     seen = {"PATH": f"{tools}:/usr/bin:/bin", "RECORD": str(folder), "HVDTRAIN_PYTHON": "python", "SLURM_JOB_ID": "7"}
-    body = prelude + re.sub(r"^keep=\"", 'keep=" RECORD', text, count=1, flags=re.MULTILINE)
+    body = re.sub(r"^keep=\"", 'keep=" RECORD', text, count=1, flags=re.MULTILINE)
     return subprocess.run(
         ["bash", "-c", body, "script", str(run)],
         env={**seen, **environ},
@@ -292,7 +291,7 @@ def test_the_budget_of_requeues_is_kept(tmp_path, restarts, is_requeued):
 
 def test_a_cancelled_run_is_not_queued_again(tmp_path):
     job = start_job(tmp_path, rendered(), WORKER)
-    (tmp_path / "run" / "STOP").write_text("cancel\n")
+    (tmp_path / "run" / "STOP").write_text("cancel 7\n")
     job.communicate(timeout=30)
     assert job.returncode == 75
     assert not (tmp_path / "scontrol").exists()
@@ -305,6 +304,47 @@ def test_a_job_that_slurm_ends_by_itself_is_left_to_slurm(tmp_path, state):
     job.communicate(timeout=30)
     assert job.returncode == 75
     assert not (tmp_path / "scontrol").exists()
+
+
+def test_a_job_that_was_cancelled_before_it_began_does_not_begin(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "STOP").write_text("cancel 7\n")
+    result = run_under_stubs(rendered(), tmp_path)
+    assert result.returncode == 75
+    assert not (tmp_path / "srun").exists()
+    (run / "STOP").write_text("cancel 6\n")  # of an earlier job of this run
+    assert run_under_stubs(rendered(), tmp_path).returncode == 0
+    assert (tmp_path / "srun").exists()
+
+
+def test_who_ends_for_a_reason_of_its_own_is_not_queued_again(tmp_path):
+    job = start_job(tmp_path, rendered(), '#!/bin/bash\nsleep 1; echo 75 > "$RUN/EXIT"\n')  # training.max_minutes
+    job.communicate(timeout=30)
+    assert job.returncode == 75
+    assert not (tmp_path / "scontrol").exists()
+
+
+def test_a_scheduler_that_does_not_answer_at_once_is_asked_again(tmp_path):
+    flaky = SCONTROL.replace(
+        "#!/bin/bash\n", '#!/bin/bash\nif [ ! -e "$RECORD/asked" ]; then touch "$RECORD/asked"; exit 1; fi\n'
+    )
+    text = rendered().replace("sleep 5", "sleep 0.1")
+    job = start_job(tmp_path, text, WORKER)
+    (tmp_path / "tools" / "scontrol").write_text(flaky)
+    job.send_signal(signal.SIGUSR1)
+    job.communicate(timeout=30)
+    assert recorded(tmp_path / "scontrol") == ["requeue", "7"]
+
+
+def test_modules_are_found_in_a_shell_that_does_not_know_them(tmp_path):
+    init = tmp_path / "home" / "init"
+    init.mkdir(parents=True)
+    (init / "bash").write_text('[ -z "$NEVER_SET" ] && module() { echo "$*" > "$RECORD/module"; }\n')
+    text = rendered("slurm.modules=[openmpi/5.0]", 'slurm.prologue=["[ -z $ALSO_NEVER_SET ] && cd ."]')
+    result = run_under_stubs(text.replace("module() {", "ignored() {"), tmp_path, MODULESHOME=str(tmp_path / "home"))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "module").read_text() == "load openmpi/5.0\n"
 
 
 def test_a_task_of_an_array_requeues_itself_alone(tmp_path):
@@ -349,3 +389,13 @@ def test_a_config_of_one_node_still_plans_for_its_ranks():
     config = load_config(CONFIG)
     assert config.launch.num_ranks == 2
     assert "--ntasks-per-node=2" in directives(rendered())
+
+
+@pytest.mark.parametrize("text", ["0-2-4", "5-2", "0-4:0", "0-99999999", "1,,2", "a", "0-5000"])
+def test_arrays_that_make_no_sense_are_refused(text):
+    def submit() -> None:
+        rendered(f"slurm.array='{text}'")
+        array_indices(text)
+
+    with pytest.raises(ConfigError, match=r"slurm\.array"):
+        submit()

@@ -67,3 +67,12 @@ def test_horovod_of_another_mpi_is_noticed():
     with pytest.raises(EnvironmentNotFitError, match="Horovod says rank 0 of 1"):
         check_world(rank_info(OPEN_MPI), 0, 1)
     check_world(rank_info(OPEN_MPI), 3, 4)
+
+
+def test_srun_with_pmi2_says_where_a_rank_is_in_slurms_words():
+    environ = {
+        "PMI_RANK": "5", "PMI_SIZE": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+        "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+    }  # fmt: skip
+    info = rank_info(environ)
+    assert (info.rank, info.size, info.local_rank, info.local_size) == (5, 8, 1, 4)

@@ -104,3 +104,19 @@ def test_a_draft_takes_what_fits_every_node_of_a_partition():
     assert (gpu["nodes"], gpu["cores_per_node"], gpu["memory_gb"], gpu["max_time_min"]) == (33, 40, 187, 2880)
     assert "max_time_min" not in found["debug", False]
     assert not found["debug", False]["whole_nodes"]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n", "3\n"])
+def test_a_file_that_is_no_profile_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="a site profile is a block"):
+        load_site(str(path), {})
+
+
+def test_gpus_of_a_mixed_partition_are_those_of_every_node():
+    mixed = "GPU|4|40|512000|gpu:a100:4|1:00:00|NO\nGPU|4|40|512000|gpu:v100:8|1:00:00|NO\n"
+    shape = parse_sinfo(mixed)["GPU", False]
+    assert (shape["gpus_per_node"], shape["gpu_types"]) == (4, ["a100", "v100"])
+    without = "X|4|40|512000|(null)|1:00:00|NO\nX|4|40|512000|gpu:v100:8|1:00:00|NO\n"
+    assert parse_sinfo(without)["X", False]["gpus_per_node"] == 0

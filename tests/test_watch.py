@@ -104,7 +104,7 @@ def test_a_job_is_found_by_its_id_and_asked_to_stop(slurm):
     run = make_run(slurm / "runs", "abcdef", "7")
     result = hvdtrain(slurm, "cancel", "7")
     assert result.returncode == 0, result.stderr
-    assert run.stop.read_text() == "cancel\n"
+    assert run.stop.read_text() == "cancel 7\n"
     assert not any(line.startswith("scancel") for line in asked(slurm))
 
 
@@ -182,3 +182,50 @@ def test_a_table_is_short_enough_for_a_terminal(slurm):
     result = hvdtrain(slurm, "status")
     assert "pending (Priority)" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_following_shows_the_new_job_and_not_the_old_one(slurm):
+    run = make_run(slurm / "runs", "abcdef", "8")
+    (slurm / "queue").write_text("8|RUNNING|None\n")
+    (run.logs / "slurm-7.out").write_text("of the old job\n")
+    command = [sys.executable, "-m", "hvdtrain", "logs", "abcdef", "--follow", "--runs", str(slurm / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    (run.logs / "slurm-8.out").write_text("of the new job\n")
+    time.sleep(1.0)
+    run.finished.touch()
+    out, _ = process.communicate(timeout=30)
+    assert out == "of the new job\n"
+
+
+def test_the_job_that_started_last_counts(slurm):
+    run = make_run(slurm / "runs", "abcdef", "7")
+    past = time.time() - 100
+    os.utime(run.job, (past, past))
+    run.lock.symlink_to("9")
+    assert run.job_id() == "9"
+    run.job.write_text(json.dumps({"job_id": "10"}))
+    future = time.time() + 100
+    os.utime(run.job, (future, future))
+    assert run.job_id() == "10"
+
+
+GARBAGE = {
+    "job.json": ["\x00\xff", '{"job_id": 7}', '{"job_id": "7", "scheduler": "lsf"}', "[]"],
+    "metrics.jsonl": ["[1]\n{}\nnot json\n", "\x00"],
+    "progress.json": ['{"time": "x"}', "[]", "\x00"],
+    "EXIT": ["", "x"],
+    "plan.json": ["", "[]", "{}"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in GARBAGE.items() for text in texts])
+def test_a_damaged_run_hides_no_other_and_shows_no_traceback(slurm, name, text):
+    good, bad = make_run(slurm / "runs", "aaaaaa", "7"), make_run(slurm / "runs", "bbbbbb", "8")
+    (bad.path / name).write_bytes(text.encode("latin-1"))
+    (slurm / "queue").write_text("7|RUNNING|None\n")
+    result = hvdtrain(slurm, "status")
+    assert result.returncode == 0, result.stderr
+    assert good.short_id in result.stdout
+    for verb in ("why", "cancel", "logs"):
+        assert "Traceback" not in hvdtrain(slurm, verb, bad.short_id).stderr

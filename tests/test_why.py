@@ -2,6 +2,7 @@
 
 import pytest
 
+from hvdtrain.control import START, of_last_start
 from hvdtrain.why import LOGS, STATES, Evidence, cause_of
 
 SEEN = {
@@ -11,12 +12,8 @@ SEEN = {
         exit_code=137,
         log="slurmstepd: error: Detected 1 oom_kill event in StepId=123.0.",
     ),
-    "time-limit": Evidence(
-        log="slurmstepd: error: *** STEP 12.0 CANCELLED AT 2026 DUE TO TIME LIMIT ***"
-    ),
-    "preempted": Evidence(
-        log="slurmstepd: error: *** JOB 9 CANCELLED AT 2026 DUE TO PREEMPTION ***"
-    ),
+    "time-limit": Evidence(log="slurmstepd: error: *** STEP 12.0 CANCELLED AT 2026 DUE TO TIME LIMIT ***"),
+    "preempted": Evidence(log="slurmstepd: error: *** JOB 9 CANCELLED AT 2026 DUE TO PREEMPTION ***"),
     "node-failure": Evidence(job={"JobState": "NODE_FAIL"}),
     "cancelled": Evidence(job={"JobState": "CANCELLED"}, log="srun: Job step aborted"),
     "pmi-mismatch": Evidence(
@@ -37,9 +34,7 @@ SEEN = {
         exit_code=1, failure={"error": "ResourceExhaustedError", "message": "OOM when allocating tensor", "rank": 0}
     ),
     "launch-failure": Evidence(job={"JobState": "BOOT_FAIL"}),
-    "exception": Evidence(
-        exit_code=1, failure={"error": "ZeroDivisionError", "message": "by zero", "rank": 3}
-    ),
+    "exception": Evidence(exit_code=1, failure={"error": "ZeroDivisionError", "message": "by zero", "rank": 3}),
     "config": Evidence(exit_code=2, log="hvdtrain: something else"),
     "pending": Evidence(job={"JobState": "PENDING", "Reason": "PartitionTimeLimit"}),
     "running": Evidence(job={"JobState": "RUNNING"}),
@@ -71,3 +66,18 @@ def test_what_the_first_rank_said_counts_more_than_what_its_end_made_others_say(
 def test_a_run_that_waits_is_not_blamed_for_its_last_start():
     evidence = Evidence(job={"JobState": "PENDING", "Reason": "BeginTime"}, log="DUE TO TIME LIMIT")
     assert "queued again" in cause_of(evidence).text
+
+
+def test_an_exception_after_a_requeue_is_told_and_not_the_requeue():
+    evidence = Evidence(
+        exit_code=1,
+        failure={"error": "ValueError", "message": "bad", "rank": 0, "is_echo": False},
+        job={"JobState": "FAILED"},
+        log="slurmstepd: error: *** JOB 5 ON node1 CANCELLED AT 2026 DUE TO JOB REQUEUE ***",
+    )
+    assert cause_of(evidence).name == "exception"
+
+
+def test_only_the_last_start_of_a_job_counts():
+    log = f"*** JOB 5 ON node1 CANCELLED DUE TO PREEMPTION ***\n{START} of /runs/x\nsrun: task 1: Killed\n"
+    assert cause_of(Evidence(exit_code=69, log=of_last_start(log))).name == "rank-killed"

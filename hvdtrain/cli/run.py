@@ -49,7 +49,7 @@ def command(
     sys.exit(jobs.run_config(config_path, changes, resume=resume, dry_run=dry_run, runs_root=runs_root))
 
 
-def what_to_run(words: tuple[str, ...], resume: str | None) -> tuple[str | None, str | None]:
+def what_to_run(words: tuple[str, ...], resume: str | None, *, verb: str = "run") -> tuple[str | None, str | None]:
     """Return (configuration or None for the resumed run's own, what to resume).
 
     `--resume` takes an optional value, so in `run --resume x.yaml` the configuration lands there.
@@ -57,7 +57,7 @@ def what_to_run(words: tuple[str, ...], resume: str | None) -> tuple[str | None,
     if not words and resume:
         is_config = Path(resume).suffix in (".yaml", ".yml")
         return (resume, "") if is_config else (None, resume)
-    return one_config(words), resume
+    return one_config(words, verb), resume
 
 
 def is_user_command(words: tuple[str, ...]) -> bool:
@@ -65,14 +65,15 @@ def is_user_command(words: tuple[str, ...]) -> bool:
     return bool(words) and "--" in sys.argv and list(words) == sys.argv[sys.argv.index("--") + 1 :]
 
 
-def one_config(words: tuple[str, ...]) -> str:
+def one_config(words: tuple[str, ...], verb: str = "run") -> str:
     """Return the configuration's path.
 
     Raises:
         ConfigError: If there is none, or more than one word.
     """
     if not words:
-        raise ConfigError("run needs a configuration, or -- and a command; try: hvdtrain run configs/digits_cnn.yaml")
+        command = ", or -- and a command" if verb == "run" else ""
+        raise ConfigError(f"{verb} needs a configuration{command}; try: hvdtrain {verb} configs/digits_cnn.yaml")
     if len(words) > 1:
         hint = shlex.join(words)
         raise ConfigError(

@@ -51,6 +51,8 @@ def init(name: str, output: Path | None, force: bool) -> None:
     from hvdtrain.sites import load_site, user_folder
 
     path = output or user_folder(os.environ) / f"{name}.yaml"
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--output: {path} must end with .yaml")
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; --force replaces it")
     text = draft_site(name)

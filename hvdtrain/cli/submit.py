@@ -40,5 +40,5 @@ def command(
     from hvdtrain.submit import submit_config
 
     changes = changes_of(ranks, strategy, launcher, settings, site=site, nodes=nodes)
-    config_path, resume = what_to_run(words, resume)
+    config_path, resume = what_to_run(words, resume, verb="submit")
     sys.exit(submit_config(config_path, changes, resume=resume, dry_run=dry_run, runs_root=runs_root))

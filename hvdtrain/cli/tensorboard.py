@@ -38,5 +38,6 @@ def command(name: str, runs_root: Path) -> None:
     ssh = tunnel.tunnel_command(host=socket.gethostname(), login_host=login_host, port=port, environ=os.environ)
     talk(f"at your desk:  {ssh}")
     talk(f"               http://127.0.0.1:{tunnel.LOCAL_PORT}{prefix}/     (Ctrl-C ends it)")
-    command = tunnel.tensorboard_command(sys.executable, run.tensorboard, port=port, prefix=prefix)
-    sys.exit(subprocess.call(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    command = tunnel.tensorboard_command(sys.executable, run.tensorboard, port=port)
+    environ = {**os.environ, tunnel.PREFIX_NAME: prefix}
+    sys.exit(subprocess.call(command, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))

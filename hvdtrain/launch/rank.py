@@ -90,7 +90,7 @@ def _read(names: RankVariables, environ: Mapping[str, str]) -> RankInfo:
     return RankInfo(
         rank=rank,
         size=size,
-        local_rank=_optional_number(names.local_rank, environ),
+        local_rank=_local_rank(names, environ),
         local_size=_local_size(names, environ),
         launcher=names.launcher,
     )
@@ -108,9 +108,16 @@ def _number(name: str, names: RankVariables, environ: Mapping[str, str]) -> int:
     return int(text)
 
 
+def _local_rank(names: RankVariables, environ: Mapping[str, str]) -> int | None:
+    if names.local_rank in environ:
+        return _optional_number(names.local_rank, environ)
+    return _optional_number("SLURM_LOCALID", environ)  # srun --mpi=pmi2 speaks MPICH's words, but for this one
+
+
 def _local_size(names: RankVariables, environ: Mapping[str, str]) -> int | None:
-    if names.launcher != "srun":
+    if names.launcher != "srun" and (names.local_size in environ or "SLURM_LOCALID" not in environ):
         return _optional_number(names.local_size, environ)
+    names = FAMILIES[-1]
     per_node, node = tasks_per_node(environ.get(names.local_size, "")), environ.get("SLURM_NODEID", "")
     return per_node[int(node)] if node.isdigit() and int(node) < len(per_node) else None
 

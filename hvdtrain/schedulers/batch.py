@@ -20,6 +20,14 @@ PREFIXES = (
 )  # fmt: skip
 SECRET = "SLURM_JWT"
 STOP_CODE = 75
+# A batch shell is no login shell, so it may not know the command yet.
+FIND_MODULE = """\
+if ! type module >/dev/null 2>&1; then
+  for init in "$LMOD_PKG/init/bash" "$MODULESHOME/init/bash" /etc/profile.d/{lmod,modules,z00_lmod}.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$init" ]; then . "$init"; break; fi
+  done
+fi"""
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,12 @@ def batch_text(batch: BatchScript, *, explain: bool = False) -> str:
     parts = [
         _head(batch, explain),
         _run_dir(batch),
+        'echo "hvdtrain: start of $run_dir on $(hostname), $(date)" >&2\n',
         _prologue(batch),
         _environment(batch, explain),
-        array("launch", batch.script.launch, explain),
+        array("launch", batch.script.launch, explain) if batch.script.launch else "",
         array("container", batch.script.container, explain) if batch.script.container else "",
-        _claim(batch.words),
+        _claim(batch),
         _step(batch),
         _end(batch),
     ]
@@ -88,9 +97,13 @@ def _run_dir(batch: BatchScript) -> str:
 
 
 def _prologue(batch: BatchScript) -> str:
-    lines = [f"module load {' '.join(map(quote, batch.modules))} || exit 3"] if batch.modules else []
-    lines += batch.prologue
-    return "\n".join([*lines, ""]) if lines else ""
+    """Return modules and the user's lines; they come from files that were not written for `set -u`."""
+    if not batch.modules and not batch.prologue:
+        return ""
+    lines = ["set +u"]
+    if batch.modules:
+        lines += [FIND_MODULE, f"module load {' '.join(map(quote, batch.modules))} || exit 3"]
+    return "\n".join([*lines, *batch.prologue, "set -u", ""])
 
 
 def _environment(batch: BatchScript, explain: bool) -> str:
@@ -112,16 +125,23 @@ def _environment(batch: BatchScript, explain: bool) -> str:
     return "\n".join([*lines, ""])
 
 
-def _claim(words: Words) -> str:
+def _claim(batch: BatchScript) -> str:
+    job = batch.words.task_id if batch.is_array else batch.words.job_id
     return f"""
+{batch.words.is_active}
 # One job at a time trains in a run directory. The link names it; a job that has ended does not count.
-if ! ln -s "{words.job_id}" "$run_dir/JOB" 2>/dev/null; then
+job={job}
+if ! ln -s "$job" "$run_dir/JOB" 2>/dev/null; then
   other=$(readlink "$run_dir/JOB")
-  if [ "$other" != "{words.job_id}" ] && {words.is_active}; then
+  if [ "$other" != "$job" ] && is_active "$other"; then
     echo "hvdtrain: job $other is training in $run_dir; this one ends" >&2
     exit 3
   fi
-  ln -sfn "{words.job_id}" "$run_dir/JOB"
+  ln -sfn "$job" "$run_dir/JOB"
+fi
+if [ "$(cat "$run_dir/STOP" 2>/dev/null)" = "cancel $job" ]; then
+  echo "hvdtrain: cancelled before it began" >&2
+  exit {STOP_CODE}
 fi
 """
 
@@ -132,6 +152,8 @@ def _step(batch: BatchScript) -> str:
     command = " ".join(variables.get(token, "") or quote(token) for token in script.command)
     if script.container:
         command = f'"${{container[@]}}" {command}'
+    if script.launch:
+        command = f'"${{launch[@]}}" {command}'
     timer = ""
     if batch.words.timer is not None and batch.stop_after_s is not None:
         timer = batch.words.timer.format(seconds=batch.stop_after_s) + "\n"
@@ -140,7 +162,7 @@ def _step(batch: BatchScript) -> str:
 rm -f "$run_dir/STOP" "$run_dir/EXIT"
 trap '[ -e "$run_dir/STOP" ] || echo "the time limit is near" >"$run_dir/STOP"' USR1
 trap '[ -e "$run_dir/STOP" ] || echo "the job was told to end" >"$run_dir/STOP"' TERM
-{timer}"${{launch[@]}}" {command} </dev/null &
+{timer}{command} </dev/null &
 step=$!
 while wait "$step"; code=$?; kill -0 "$step" 2>/dev/null; do :; done
 """
@@ -148,17 +170,27 @@ while wait "$step"; code=$?; kill -0 "$step" 2>/dev/null; do :; done
 
 def _end(batch: BatchScript) -> str:
     lines = ['"$python" -m hvdtrain outcome "$run_dir" --launcher-code "$code"', "code=$?"]
-    if batch.max_requeues:
+    lines += [batch.words.end_of_timer] if batch.words.timer is not None else []
+    if batch.max_requeues and batch.words.requeue is not None:
         words = batch.words
         lines += [
-            *words.is_ours,
+            "# Who writes no STOP has a reason of its own to end, such as training.max_minutes.",
             'stop=$(cat "$run_dir/STOP" 2>/dev/null)',
-            f'if [ "$code" = {STOP_CODE} ] && [ "$ours" = yes ] && [ "$stop" != cancel ]; then',
-            f'  if [ "{words.num_requeues}" -lt {batch.max_requeues} ]; then',
-            f"    {words.requeue_task if batch.is_array else words.requeue} &&",
-            '      echo "hvdtrain: queued again, to go on from there" >&2',
-            "  else",
-            f'    echo "hvdtrain: was queued again {batch.max_requeues} times (slurm.max_requeues): no more" >&2',
+            f'if [ "$code" = {STOP_CODE} ] && [ -n "$stop" ] && [ "$stop" != "cancel $job" ]; then',
+            *(f"  {line}" for line in words.is_ours),
+            '  if [ "$ours" = yes ]; then',
+            f'    if [ "{words.num_requeues}" -lt {batch.max_requeues} ]; then',
+            "      for _ in 1 2 3 4 5; do",
+            f"        if {words.requeue}; then",
+            '          echo "hvdtrain: queued again, to go on from there" >&2',
+            '          exit "$code"',
+            "        fi",
+            "        sleep 5",
+            "      done",
+            '      echo "hvdtrain: the scheduler does not queue this job again: hvdtrain submit --resume" >&2',
+            "    else",
+            f'      echo "hvdtrain: was queued again {batch.max_requeues} times (slurm.max_requeues): no more" >&2',
+            "    fi",
             "  fi",
             "fi",
         ]

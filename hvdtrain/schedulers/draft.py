@@ -31,8 +31,8 @@ def draft_site(name: str) -> str:
     default = next((one for one, is_default in partitions if is_default), next(iter(partitions))[0])
     lines = [
         "# Drafted from sinfo; read it and correct it. CHECK marks what sinfo does not say.",
-        f"name: {name}",
-        f"description: {name}   # CHECK",
+        f'name: "{name}"',
+        f'description: "{name}"   # CHECK',
         "checked: drafted from sinfo, not tried",
         f"default_partition: {default}",
         f"launcher: {'srun' if mpi == 'pmix' else 'native'}   # CHECK: srun (PMIx), mpirun, or native (no MPI)",
@@ -71,8 +71,17 @@ def parse_sinfo(text: str) -> dict[tuple[str, bool], dict[str, object]]:
             shape["nodes"] = int(str(before["nodes"])) + nodes
             for number in ("cores_per_node", "memory_gb"):
                 shape[number] = min(int(str(before[number])), int(str(shape[number])))
+            shape |= _gpus_of_both(before, shape)
         found[key] = shape
     return found
+
+
+def _gpus_of_both(one: dict[str, object], other: dict[str, object]) -> dict[str, object]:
+    """Return GPUs that a job finds on nodes of either kind."""
+    counts = [int(str(shape.get("gpus_per_node", 0))) for shape in (one, other)]
+    kinds = [shape.get("gpu_types", []) for shape in (one, other)]
+    names = sorted({str(name) for kind in kinds if isinstance(kind, list) for name in kind})
+    return {"gpus_per_node": min(counts), "gpu_types": names} if any(counts) else {}
 
 
 def _lines(text: str) -> Iterator[tuple[str, int, int, int, str, str, str]]:

@@ -27,22 +27,17 @@ STATES = {
     "E": "COMPLETING",
     "F": "COMPLETED",
 }
-AGAIN = (
-    f"{RUN_DIR}=$run_dir HVDTRAIN_STARTS=$((${{HVDTRAIN_STARTS:-0}} + 1)) qsub -v {RUN_DIR},HVDTRAIN_STARTS "
-    '"$run_dir/job.sh"'
-)
+# A PBS job cannot queue itself again without rights that users do not have: `hvdtrain submit --resume` does it.
 WORDS = Words(
     directive="#PBS",
     job_id="$PBS_JOBID",
+    task_id="$PBS_JOBID",
     array_index="$PBS_ARRAY_INDEX",
     prefixes=("PBS_",),
     begin=(f'set -- "${{1:-${{{RUN_DIR}:-}}}}"', '[ -n "$1" ] || shift', 'cd "${PBS_O_WORKDIR:-$PWD}" || exit'),
-    is_active='qstat "$other" 2>/dev/null | grep -q " [RE] "',
-    is_ours=("ours=yes",),
-    requeue=AGAIN,
-    requeue_task=AGAIN,
-    num_requeues="${HVDTRAIN_STARTS:-0}",
-    timer="(sleep {seconds}; kill -USR1 $$) 2>/dev/null &",
+    is_active='is_active() { qstat "$1" 2>/dev/null | grep -q " [RE] "; }',
+    timer="(sleep {seconds}; kill -USR1 $$) 2>/dev/null &\ntimer=$!",
+    end_of_timer='pkill -P "$timer" 2>/dev/null; kill "$timer" 2>/dev/null',
 )
 
 
@@ -103,7 +98,7 @@ class PbsScheduler:
         """Hand a script to qsub and return the job's id."""
         environ = {**job_environment(environ, pass_names), RUN_DIR: argument}
         names = ",".join(sorted(environ))
-        place = log.replace("INDEX", "^array_index^") if is_array else log
+        place = f"{log.removesuffix('INDEX/logs')}^array_index^/logs" if is_array else log
         return ask("qsub", "-v", names, "-o", f"{place}/", str(script), environ=environ).strip()
 
     def queue(self) -> dict[str, QueueEntry]:

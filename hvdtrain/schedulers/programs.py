@@ -14,8 +14,14 @@ from hvdtrain.launch.shell import PASSED_NAMES
 
 TIMEOUT_S = 60.0
 # What of the user's environment reaches a job beside the names that ranks see: the scheduler's own, and this Python.
-OWN_NAMES = re.compile(r"(SLURM|SBATCH|PBS)_\w+$|HVDTRAIN_\w+$")
+OWN_NAMES = re.compile(
+    r"(SLURM|SBATCH|PBS|HVDTRAIN|LMOD|MODULES)_\w+$|MODULE(SHOME|PATH)$|BASH_ENV$|BASH_FUNC_(module|ml)%%$"
+)
 SECRETS = ("SLURM_JWT",)
+
+
+class RefusedError(EnvironmentNotFitError):
+    """The scheduler has said no, or is not there: nothing was submitted."""
 
 
 def job_environment(environ: Mapping[str, str], pass_names: Sequence[str]) -> dict[str, str]:
@@ -37,7 +43,7 @@ def ask(program: str, *words: str, environ: Mapping[str, str] | None = None) -> 
     """
     result = call(program, *words, environ=environ)
     if result.returncode:
-        raise EnvironmentNotFitError(f"{program} refuses: {complaint(result)}")
+        raise RefusedError(f"{program} refuses: {complaint(result)}")
     return result.stdout + result.stderr if not result.stdout.strip() else result.stdout
 
 
@@ -49,7 +55,7 @@ def call(program: str, *words: str, environ: Mapping[str, str] | None = None) ->
     """
     found = shutil.which(program)
     if found is None:
-        raise EnvironmentNotFitError(
+        raise RefusedError(
             f"{program} is not on PATH, so there is no such scheduler here: log in to a machine of the cluster (or try "
             "Slurm without a cluster: make cluster-up)"
         )

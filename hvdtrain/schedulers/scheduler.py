@@ -43,28 +43,30 @@ class Words:
     Args:
         directive: What an option's line begins with.
         job_id: The job's id.
+        task_id: The id of an array's task.
         array_index: The task's index in an array.
         prefixes: Beginnings of the names of variables that tell the job about itself.
         begin: Lines before everything else.
-        is_active: A test whether job `$other` is waiting or running.
+        is_active: A function `is_active` that tells whether a job runs; where that cannot be asked, it does.
         is_ours: Lines that set `ours` to `yes` where the job may be queued again by us.
-        requeue: A command that queues the job again; `{array}` in it for tasks of arrays.
-        requeue_task: The same for a task of an array.
+        requeue: A command that queues job `$job` again; None where a script cannot do that.
         num_requeues: How often it has been queued again.
-        timer: Lines that send USR1 before the limit, where the scheduler does not.
+        timer: Lines that send USR1 after some `{seconds}`, where the scheduler sends no signal before the limit.
+        end_of_timer: Lines that end it.
     """
 
     directive: str
     job_id: str
+    task_id: str
     array_index: str
     prefixes: tuple[str, ...]
     is_active: str
-    is_ours: tuple[str, ...]
-    requeue: str
-    requeue_task: str
-    num_requeues: str
+    is_ours: tuple[str, ...] = ()
+    requeue: str | None = None
+    num_requeues: str = "0"
     begin: tuple[str, ...] = ()
     timer: str | None = None
+    end_of_timer: str = ""
 
 
 class Scheduler(Protocol):

@@ -15,19 +15,29 @@ from hvdtrain.schedulers.programs import ask, call, job_environment
 from hvdtrain.schedulers.scheduler import QueueEntry, Words
 
 STOP_SIGNAL = "USR1"
+IS_ACTIVE = """\
+is_active() {
+  local answer
+  for _ in 1 2 3 4 5; do
+    if answer=$(squeue --noheader --jobs="$1" --states=R,CG,S 2>&1); then [ -n "$answer" ]; return; fi
+    case $answer in *"Invalid job id"*) return 1 ;; esac
+    sleep 5
+  done
+  echo "hvdtrain: squeue does not say whether job $1 still runs: $answer" >&2
+}"""
 WORDS = Words(
     directive="#SBATCH",
     job_id="$SLURM_JOB_ID",
+    task_id="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
     array_index="$SLURM_ARRAY_TASK_ID",
     prefixes=("SLURM_", "SRUN_"),
-    is_active='[ -n "$(squeue --noheader --jobs="$other" --states=R,CG,S 2>/dev/null)" ]',
+    is_active=IS_ACTIVE,
     is_ours=(
         "# What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it.",
-        'state=$(scontrol --oneliner show job "$SLURM_JOB_ID")',
+        'for _ in 1 2 3 4 5; do state=$(scontrol --oneliner show job "$SLURM_JOB_ID") && break; sleep 5; done',
         "case $state in *' JobState=RUNNING '*) ours=yes ;; *) ours=no ;; esac",
     ),
-    requeue='scontrol requeue "$SLURM_JOB_ID"',
-    requeue_task='scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"',
+    requeue='scontrol requeue "$job"',
     num_requeues="${SLURM_RESTART_COUNT:-0}",
 )
 
@@ -60,7 +70,7 @@ class SlurmScheduler:
     ) -> str:
         """Hand a script to sbatch and return the job's id."""
         place = log.replace("%", "%%")  # Slurm looks for patterns such as %j in it
-        place = f"{place.replace('INDEX', '%a')}/slurm-%A.out" if is_array else f"{place}/slurm-%j.out"
+        place = f"{place.removesuffix('INDEX/logs')}%a/logs/slurm-%A.out" if is_array else f"{place}/slurm-%j.out"
         environ = job_environment(environ, pass_names)
         return (
             ask("sbatch", "--parsable", f"--output={place}", str(script), argument, environ=environ)

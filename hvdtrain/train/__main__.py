@@ -104,6 +104,8 @@ def train_or_stop(job: Any) -> int:
         job.comm.gather_json("stopped", name="barrier")
         if job.comm.rank == 0:
             write_text(job.run.exit, f"{int(stop.exit_code)}\n")  # not every launcher passes the code on
+            if job.told and not job.run.stop.exists():  # the ranks alone were told, and the script must know
+                write_text(job.run.stop, f"{job.told[0]}\n")
             job.console.say(f"stopped: {stop}")
         job.comm.gather_json("told", name="barrier")
         # A launcher ends the others for one rank's code, or loses it; a batch script reads the file.

@@ -17,6 +17,8 @@ set -uo pipefail
 python=${HVDTRAIN_PYTHON:-python3}
 run_dir=${1:-$("$python" -m hvdtrain plan configs/mnist_cnn_dropout.yaml --site bridges2 --new-run --run-id "job$SLURM_JOB_ID")} || exit
 
+echo "hvdtrain: start of $run_dir on $(hostname), $(date)" >&2
+
 # Of this job's environment ranks see these names, and what the scheduler and MPI tell them.
 keep=" PWD HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV \
   CONDA_PREFIX LANG LC_ALL TZ TERM COLUMNS NO_COLOR TMPDIR \
@@ -50,14 +52,28 @@ launch=(
   --mca btl 'self,vader'
 )
 
+is_active() {
+  local answer
+  for _ in 1 2 3 4 5; do
+    if answer=$(squeue --noheader --jobs="$1" --states=R,CG,S 2>&1); then [ -n "$answer" ]; return; fi
+    case $answer in *"Invalid job id"*) return 1 ;; esac
+    sleep 5
+  done
+  echo "hvdtrain: squeue does not say whether job $1 still runs: $answer" >&2
+}
 # One job at a time trains in a run directory. The link names it; a job that has ended does not count.
-if ! ln -s "$SLURM_JOB_ID" "$run_dir/JOB" 2>/dev/null; then
+job=$SLURM_JOB_ID
+if ! ln -s "$job" "$run_dir/JOB" 2>/dev/null; then
   other=$(readlink "$run_dir/JOB")
-  if [ "$other" != "$SLURM_JOB_ID" ] && [ -n "$(squeue --noheader --jobs="$other" --states=R,CG,S 2>/dev/null)" ]; then
+  if [ "$other" != "$job" ] && is_active "$other"; then
     echo "hvdtrain: job $other is training in $run_dir; this one ends" >&2
     exit 3
   fi
-  ln -sfn "$SLURM_JOB_ID" "$run_dir/JOB"
+  ln -sfn "$job" "$run_dir/JOB"
+fi
+if [ "$(cat "$run_dir/STOP" 2>/dev/null)" = "cancel $job" ]; then
+  echo "hvdtrain: cancelled before it began" >&2
+  exit 75
 fi
 
 # A stop is passed on as a file that rank 0 looks for: ranks agree on a step, save, and end with code 0.
@@ -70,16 +86,25 @@ while wait "$step"; code=$?; kill -0 "$step" 2>/dev/null; do :; done
 
 "$python" -m hvdtrain outcome "$run_dir" --launcher-code "$code"
 code=$?
-# What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it.
-state=$(scontrol --oneliner show job "$SLURM_JOB_ID")
-case $state in *' JobState=RUNNING '*) ours=yes ;; *) ours=no ;; esac
+# Who writes no STOP has a reason of its own to end, such as training.max_minutes.
 stop=$(cat "$run_dir/STOP" 2>/dev/null)
-if [ "$code" = 75 ] && [ "$ours" = yes ] && [ "$stop" != cancel ]; then
-  if [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
-    scontrol requeue "$SLURM_JOB_ID" &&
-      echo "hvdtrain: queued again, to go on from there" >&2
-  else
-    echo "hvdtrain: was queued again 10 times (slurm.max_requeues): no more" >&2
+if [ "$code" = 75 ] && [ -n "$stop" ] && [ "$stop" != "cancel $job" ]; then
+  # What Slurm still calls running is ours to queue again; else it was cancelled, or Slurm does it.
+  for _ in 1 2 3 4 5; do state=$(scontrol --oneliner show job "$SLURM_JOB_ID") && break; sleep 5; done
+  case $state in *' JobState=RUNNING '*) ours=yes ;; *) ours=no ;; esac
+  if [ "$ours" = yes ]; then
+    if [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
+      for _ in 1 2 3 4 5; do
+        if scontrol requeue "$job"; then
+          echo "hvdtrain: queued again, to go on from there" >&2
+          exit "$code"
+        fi
+        sleep 5
+      done
+      echo "hvdtrain: the scheduler does not queue this job again: hvdtrain submit --resume" >&2
+    else
+      echo "hvdtrain: was queued again 10 times (slurm.max_requeues): no more" >&2
+    fi
   fi
 fi
 exit "$code"

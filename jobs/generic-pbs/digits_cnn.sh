@@ -17,6 +17,8 @@ cd "${PBS_O_WORKDIR:-$PWD}" || exit
 python=${HVDTRAIN_PYTHON:-python3}
 run_dir=${1:-$("$python" -m hvdtrain plan configs/digits_cnn.yaml --site generic-pbs --new-run --run-id "job$PBS_JOBID")} || exit
 
+echo "hvdtrain: start of $run_dir on $(hostname), $(date)" >&2
+
 # Of this job's environment ranks see these names, and what the scheduler and MPI tell them.
 keep=" PWD HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV \
   CONDA_PREFIX LANG LC_ALL TZ TERM COLUMNS NO_COLOR TMPDIR \
@@ -50,14 +52,20 @@ launch=(
   --mca btl 'self,sm'
 )
 
+is_active() { qstat "$1" 2>/dev/null | grep -q " [RE] "; }
 # One job at a time trains in a run directory. The link names it; a job that has ended does not count.
-if ! ln -s "$PBS_JOBID" "$run_dir/JOB" 2>/dev/null; then
+job=$PBS_JOBID
+if ! ln -s "$job" "$run_dir/JOB" 2>/dev/null; then
   other=$(readlink "$run_dir/JOB")
-  if [ "$other" != "$PBS_JOBID" ] && qstat "$other" 2>/dev/null | grep -q " [RE] "; then
+  if [ "$other" != "$job" ] && is_active "$other"; then
     echo "hvdtrain: job $other is training in $run_dir; this one ends" >&2
     exit 3
   fi
-  ln -sfn "$PBS_JOBID" "$run_dir/JOB"
+  ln -sfn "$job" "$run_dir/JOB"
+fi
+if [ "$(cat "$run_dir/STOP" 2>/dev/null)" = "cancel $job" ]; then
+  echo "hvdtrain: cancelled before it began" >&2
+  exit 75
 fi
 
 # A stop is passed on as a file that rank 0 looks for: ranks agree on a step, save, and end with code 0.
@@ -65,20 +73,12 @@ rm -f "$run_dir/STOP" "$run_dir/EXIT"
 trap '[ -e "$run_dir/STOP" ] || echo "the time limit is near" >"$run_dir/STOP"' USR1
 trap '[ -e "$run_dir/STOP" ] || echo "the job was told to end" >"$run_dir/STOP"' TERM
 (sleep 1680; kill -USR1 $$) 2>/dev/null &
+timer=$!
 "${launch[@]}" "$python" -m hvdtrain.train "$run_dir" </dev/null &
 step=$!
 while wait "$step"; code=$?; kill -0 "$step" 2>/dev/null; do :; done
 
 "$python" -m hvdtrain outcome "$run_dir" --launcher-code "$code"
 code=$?
-ours=yes
-stop=$(cat "$run_dir/STOP" 2>/dev/null)
-if [ "$code" = 75 ] && [ "$ours" = yes ] && [ "$stop" != cancel ]; then
-  if [ "${HVDTRAIN_STARTS:-0}" -lt 10 ]; then
-    HVDTRAIN_RUN_DIR=$run_dir HVDTRAIN_STARTS=$((${HVDTRAIN_STARTS:-0} + 1)) qsub -v HVDTRAIN_RUN_DIR,HVDTRAIN_STARTS "$run_dir/job.sh" &&
-      echo "hvdtrain: queued again, to go on from there" >&2
-  else
-    echo "hvdtrain: was queued again 10 times (slurm.max_requeues): no more" >&2
-  fi
-fi
+pkill -P "$timer" 2>/dev/null; kill "$timer" 2>/dev/null
 exit "$code"
