@@ -55,6 +55,8 @@ class LossWeight:
 class Wishes:
     """What any rank may ask of all, carried by the gradients of its next step: they know of it after the same one.
 
+    One scalar for each kind: Keras's own tests allow an optimizer to assign no others by itself.
+
     Attributes:
         mine: This rank's wishes, 1 or 0.
         mean: Their means over the ranks after the last step.
@@ -63,26 +65,30 @@ class Wishes:
     KINDS = ("stop", "interrupt")
 
     def __init__(self) -> None:
-        self.mine = tf.Variable(tf.zeros(len(self.KINDS)), trainable=False)
-        self.mean = tf.Variable(tf.zeros(len(self.KINDS)), trainable=False)
+        self.mine = {kind: tf.Variable(0.0, trainable=False) for kind in self.KINDS}
+        self.mean = {kind: tf.Variable(0.0, trainable=False) for kind in self.KINDS}
+
+    def tensors(self, dtype: tf.DType) -> list[tf.Tensor]:
+        """Return this rank's, to be averaged."""
+        return [tf.cast(variable, dtype) for variable in self.mine.values()]
+
+    def hear(self, means: list[tf.Tensor]) -> None:
+        """Take the means over the ranks."""
+        for variable, mean in zip(self.mean.values(), means, strict=True):
+            variable.assign(tf.cast(mean, tf.float32))
 
     def ask(self, kind: str) -> None:
         """Ask all ranks."""
-        self._set(self.mine, kind, 1.0)
+        self.mine[kind].assign(1.0)
 
     def is_known(self, kind: str) -> bool:
         """Tell whether a rank has asked, as all ranks know it."""
-        return bool(self.mean.numpy()[self.KINDS.index(kind)] > 0)
+        return bool(self.mean[kind].numpy() > 0)
 
     def forget(self, kind: str) -> None:
         """Take it back."""
-        self._set(self.mine, kind, 0.0)
-        self._set(self.mean, kind, 0.0)
-
-    def _set(self, variable: tf.Variable, kind: str, value: float) -> None:
-        values = variable.numpy()
-        values[self.KINDS.index(kind)] = value
-        variable.assign(values)
+        self.mine[kind].assign(0.0)
+        self.mean[kind].assign(0.0)
 
 
 class Reduction:
@@ -149,10 +155,10 @@ class Reduction:
             if gradient is not None and i not in rows
         }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
-        wishes = [tf.cast(self.wishes.mine, next(iter(dense.values())).dtype if dense else tf.float32)]
+        wishes = self.wishes.tensors(next(iter(dense.values())).dtype if dense else tf.float32)
         averaged = self.exchange(self.comm, list(dense.values()), [*statistics, *wishes])
-        *means, wishes_mean = averaged.means
-        self.wishes.mean.assign(tf.cast(wishes_mean, tf.float32))
+        means = averaged.means[: -len(wishes)]
+        self.wishes.hear(averaged.means[-len(wishes) :])
         for variable, value in zip(self.statistics, means[len(dense) :], strict=True):
             variable.assign(value)
         by_place = dict(zip(dense, means, strict=False))
@@ -174,7 +180,7 @@ class Reduction:
         of_dense, of_rows = (
             [f"{GRADIENT_OF}{paths.get(i, f'variable {i}')}" for i in places] for places in (dense, rows)
         )
-        return [*of_dense, *statistics, "the wishes", *of_rows]
+        return [*of_dense, *statistics, *(f"the wish to {kind}" for kind in Wishes.KINDS), *of_rows]
 
 
 def set_loss_weight(model: keras.Model, weight: LossWeight | None) -> None:
