@@ -82,7 +82,7 @@ def test_slurms_refusal_is_an_error_and_leaves_no_run(bench):
     result = bench.hvdtrain(
         "submit", str(CONFIG), "--site", str(SITE), "--set", "slurm.options={licenses: nosuch}", code=3
     )  # fmt: skip
-    assert "Slurm refuses the job" in result.stderr
+    assert "sbatch refuses" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list((bench.folder / "runs").glob("*/*")) if (bench.folder / "runs").exists() else True
 
