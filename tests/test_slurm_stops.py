@@ -9,7 +9,7 @@ from tests.cluster.jobs import LONG, local_digest
 
 
 def test_the_time_limit_saves_requeues_and_ends_with_the_same_weights(bench, tmp_path):
-    epochs = ("--set", "training.epochs=450")
+    epochs = ("--set", "training.epochs=300")
     job = bench.submit(
         "--nodes", "2", *epochs, "--set", "slurm.time_limit_min=1", "--set", "slurm.stop_lead_s=50"
     )  # fmt: skip
