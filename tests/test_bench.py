@@ -20,7 +20,7 @@ from hvdtrain.bench.rounds import Launch, Ledger, run_rounds
 from hvdtrain.bench.statistics import bootstrap_interval, estimate, paired_ratios, quartiles, rotated
 from hvdtrain.bench.table import Target, ratio_row, table
 from hvdtrain.bench.task import Task, steps_per_epoch
-from hvdtrain.bench.turns import Contender
+from hvdtrain.bench.turns import Contender, Gate
 from hvdtrain.config_file import load_config
 from hvdtrain.facts import assumed_facts
 from hvdtrain.train.bench import memory
@@ -198,12 +198,12 @@ def test_turns_are_whole_epochs_together_and_about_as_long_as_wanted(executions_
 def test_a_turn_begins_after_the_first_epochs_end_and_counts_its_own_executions(tmp_path):
     gates = []
 
-    class Open:
+    class Open(Gate):
         def wait(self):
             gates.append(True)
 
     watch = Stopwatch(
-        Meeting(tmp_path, 0, 1), Open(), num_turns=3, seconds=1e-9, steps_per_epoch=60, steps_per_execution=20
+        Meeting(tmp_path, 0, 1), Open(tmp_path, 0), num_turns=3, seconds=1e-9, steps_per_epoch=60, steps_per_execution=20
     )
     is_over = [watch.execution_done() for _ in range(7)]
     assert is_over == [False] * 6 + [True]
@@ -229,7 +229,9 @@ def test_arms_take_turns_and_stand_still_between_them(tmp_path, monkeypatch):
         assert contender.run()
         assert state_of(pid) == "T"
         assert not contender.run()
-        assert [row["model"] for row in contender.outcome()] == ["cnn"]
+        rows = contender.outcome()
+        assert isinstance(rows, list)
+        assert [row["model"] for row in rows] == ["cnn"]
     finally:
         contender.end()
 

@@ -82,7 +82,7 @@ def test_control_horovodrun_shows_its_environment_to_everybody(tmp_path):
     if not program.exists():
         missing("horovod", "horovodrun is not installed")
     environ = {**os.environ, "MY_PASSWORD": "canary-51c2", "PATH": f"{program.parent}:{os.environ['PATH']}"}
-    command = [program, "--gloo", "-np", "2", "sleep", "20"]
+    command = [str(program), "--gloo", "-np", "2", "sleep", "20"]
     process = subprocess.Popen(
         command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -41,7 +42,7 @@ def main() -> None:
     began = time.process_time()
     time.sleep(IDLE_S)
     idle_cpu_s = time.process_time() - began
-    results = {"first": total(1.0, "first"), "cached": [total(1.0, "again") for _ in range(20)][-1]}
+    results: dict[str, Any] = {"first": total(1.0, "first"), "cached": [total(1.0, "again") for _ in range(20)][-1]}
     time.sleep(1.5 * (rank == size - 1))  # longer than an idle thread waits
     results["late"] = total(1.0, "late")
     results["any order"] = [float(sum_) for sum_ in in_an_order_of_ones_own(tf.constant(float(rank % 2)))]
