@@ -202,9 +202,8 @@ def test_a_turn_begins_after_the_first_epochs_end_and_counts_its_own_executions(
         def wait(self):
             gates.append(True)
 
-    watch = Stopwatch(
-        Meeting(tmp_path, 0, 1), Open(tmp_path, 0), num_turns=3, seconds=1e-9, steps_per_epoch=60, steps_per_execution=20
-    )
+    ranks, gate = Meeting(tmp_path, 0, 1), Open(tmp_path, 0)
+    watch = Stopwatch(ranks, gate, num_turns=3, seconds=1e-9, steps_per_epoch=60, steps_per_execution=20)
     is_over = [watch.execution_done() for _ in range(7)]
     assert is_over == [False] * 6 + [True]
     assert (watch.warmup_steps, watch.timed_steps, len(watch.timed_s), len(gates)) == (80, 60, 3, 3)

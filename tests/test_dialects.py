@@ -33,6 +33,12 @@ def test_ranks_are_spread_over_the_nodes(name, expected):
     assert tokens(name)[: len(expected)] == expected
 
 
+def test_mpiruns_daemons_get_the_cpus_of_all_their_ranks():
+    """Since Slurm 22.05 a step does not inherit --cpus-per-task, and srun would give a daemon a single CPU."""
+    text = rendered("slurm.nodes=2", "launch.num_ranks=4", "slurm.cpus_per_rank=3", "launch.launcher=mpirun")
+    assert "SRUN_CPUS_PER_TASK=6" in text
+
+
 def test_no_list_of_hosts_is_frozen_into_a_batch_script():
     for launcher in ("mpirun", "srun", "native", "horovodrun"):
         text = rendered("slurm.nodes=2", f"launch.launcher={launcher}")

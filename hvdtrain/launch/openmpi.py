@@ -63,10 +63,18 @@ class OpenMpi5Launcher:
 
     def environment(self, request: LaunchRequest) -> list[Setting]:
         """Return what mpirun itself reads."""
-        return [
+        settings = [
             Setting(("OMPI_ALLOW_RUN_AS_ROOT=1",), ROOT_REASON),
             Setting(("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",), "the second half of the same switch"),
         ]
+        if request.num_nodes > 1:
+            settings.append(
+                Setting(
+                    (f"SRUN_CPUS_PER_TASK={request.num_cores // request.num_nodes}",),
+                    "mpirun starts one daemon per node with srun, and all ranks of the node live on the daemon's CPUs",
+                )
+            )
+        return settings
 
 
 class OpenMpi4Launcher(OpenMpi5Launcher):
