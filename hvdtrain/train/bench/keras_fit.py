@@ -90,7 +90,8 @@ def product_callbacks(comm: Comm, batches: EpochBatches, task: Task) -> list[ker
     order = batches.order
     directory = Path(task.directory)
     plan: Any = SimpleNamespace(
-        steps_per_epoch=order.steps_per_epoch, global_batch_size=order.batch_size * order.size, epochs=ENDLESS
+        steps_per_epoch=order.steps_per_epoch, global_batch_size=order.batch_size * order.size, epochs=ENDLESS,
+        total_steps=ENDLESS * order.steps_per_epoch,
     )
 
     def write(kind: str, **values: Any) -> None:
