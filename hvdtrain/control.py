@@ -8,10 +8,10 @@ from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
 from hvdtrain.jobs import first_failure
 from hvdtrain.rundir import RunDir, write_text
 from hvdtrain.schedulers import SCHEDULERS, QueueEntry
+from hvdtrain.schedulers.batch import START
 from hvdtrain.why import Evidence
 
 TAIL_BYTES = 65_536
-START = "hvdtrain: start"  # what a batch script says first
 
 
 def cancel(run: RunDir, *, at_once: bool) -> str:

@@ -17,7 +17,7 @@ from hvdtrain.errors import EnvironmentNotFitError, ExitCode, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
-from hvdtrain.prepare import Prepared, new_run, prepare, write_plan
+from hvdtrain.prepare import make_ready_again, new_run, prepare
 from hvdtrain.resuming import continued, resumable_run
 from hvdtrain.rundir import RunDir, find_run, read_json
 from hvdtrain.runner import execute, rank_environment
@@ -54,17 +54,10 @@ def run_config(
     if run is None:
         run = new_run(prepared, runs_root)
     else:
-        _make_ready_again(run, prepared)
+        make_ready_again(run, prepared)
     talk(ledger_text(prepared.plan))
     talk(f"run directory: {nice_path(run.path)}\n")
     return start(run)
-
-
-def _make_ready_again(run: RunDir, prepared: Prepared) -> None:
-    for record in run.logs.glob("rank_*.error.json"):
-        record.unlink()
-    run.exit.unlink(missing_ok=True)
-    write_plan(run, prepared)
 
 
 def start(run: RunDir) -> int:

@@ -165,6 +165,15 @@ def _modules_folder(config: Path) -> Path:
     return run_folder(run) if config == run.config and run.origin.is_file() else config.parent
 
 
+def make_ready_again(run: RunDir, prepared: Prepared) -> None:
+    """Clear what an earlier start of a run left, and write what the next one goes by."""
+    for record in run.logs.glob("rank_*.error.json"):
+        record.unlink()
+    for leftover in (run.exit, run.stop):
+        leftover.unlink(missing_ok=True)
+    write_plan(run, prepared)
+
+
 def write_plan(run: RunDir, prepared: Prepared) -> None:
     """Write plan and script into a run directory; `plan.json` comes last and makes it a run."""
     write_text(run.script, prepared.text())

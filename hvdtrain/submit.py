@@ -14,9 +14,9 @@ from pathlib import Path
 from hvdtrain.cli.options import Changes
 from hvdtrain.cli.show import ledger_text, nice_path, talk
 from hvdtrain.errors import ConfigError, ExitCode
-from hvdtrain.facts import assumed_facts, search_path
+from hvdtrain.facts import assumed_facts
 from hvdtrain.lint import charge_text, findings
-from hvdtrain.prepare import Prepared, new_run, new_run_name, prepare, write_plan
+from hvdtrain.prepare import Prepared, make_ready_again, new_run, new_run_name, prepare
 from hvdtrain.resuming import continued, resumable_run
 from hvdtrain.rundir import RunDir, find_run, write_text
 from hvdtrain.runner import rank_environment
@@ -64,7 +64,9 @@ def submit_config(
         return int(ExitCode.OK)
     talk(ledger_text(ready.first.plan))
     talk(charge_text(ready.first.config, _layout(ready.first)))
-    runs = _make_runs(ready, runs_root) if run is None else [_again(run, ready.first)]
+    runs = _make_runs(ready, runs_root) if run is None else [run]
+    if run is not None:
+        make_ready_again(run, ready.first)
     job_id = _hand_over(ready, runs, is_new=run is None)
     _note(ready, runs, job_id)
     for made in runs[:5]:
@@ -176,20 +178,11 @@ def _make_runs(ready: Ready, root: Path) -> list[RunDir]:
     return [new_run(prepared, root, name=one) for prepared, one in zip(ready.runs, names, strict=True)]
 
 
-def _again(run: RunDir, prepared: Prepared) -> RunDir:
-    for record in run.logs.glob("rank_*.error.json"):
-        record.unlink()
-    for leftover in (run.exit, run.stop):
-        leftover.unlink(missing_ok=True)
-    write_plan(run, prepared)
-    return run
-
-
 def _sbatch(ready: Ready, runs: Sequence[RunDir]) -> str:
     first, is_array = runs[0], ready.indices[0] is not None
     base = str(first.path).removesuffix(f".{ready.indices[0]}") if is_array else str(first.path)
     log = f"{base}.INDEX/logs" if is_array else f"{base}/logs"
-    environ = rank_environment(os.environ) | {"HVDTRAIN_PROGRESS": "plain", "PATH": search_path()}
+    environ = rank_environment(os.environ) | {"HVDTRAIN_PROGRESS": "plain"}
     names = ready.first.config.launch.pass_env
     scheduler = SCHEDULERS[_layout(ready.first).site.scheduler]
     return scheduler.submit(first.script, base, log, environ, pass_names=names, is_array=is_array)

@@ -11,7 +11,7 @@ from hvdtrain.prepare import prepare
 from hvdtrain.schedulers.pbs import PbsScheduler
 from hvdtrain.sites import load_site
 from tests.conftest import PROJECT
-from tests.test_batch_script import CONFIG, PYTHON, WORKER, recorded
+from tests.test_batch_script import CONFIG, PYTHON, STUB, WORKER, recorded
 
 SITE = load_site(str(PROJECT / "configs" / "sites" / "generic-pbs.yaml"), {})
 
@@ -43,11 +43,6 @@ def test_a_chunk_says_what_each_node_gives():
 )
 def test_each_key_becomes_its_line(override, line):
     assert line in directives(rendered(override))
-
-
-STUB = """#!/bin/bash
-printf '%s\\0' "$@" > "$RECORD/$(basename "$0")"
-"""
 
 
 def test_a_job_stops_itself_before_the_limit(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -15,16 +14,14 @@ import pytest
 
 from hvdtrain.rundir import RunDir, find_run
 from tests.cluster.jobs import CONFIG, LONG, SHORT, SITE
+from tests.listeners import workers
 
 
 def rank_process(run: RunDir, rank: int) -> int:
     """Return the process of a rank."""
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (place / "cmdline").read_bytes().split(b"\0")
-            is_worker = words[0].endswith(b"python") and b"hvdtrain.train" in words and str(run.path).encode() in words
-            if is_worker and f"SLURM_PROCID={rank}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                return int(place.name)
+    for pid in workers(run.path):
+        if f"SLURM_PROCID={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return pid
     raise AssertionError(f"rank {rank} of {run.path} is not there")
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hvdtrain.control import START, of_last_start
+from hvdtrain.control import of_last_start
+from hvdtrain.schedulers.batch import START
 from hvdtrain.why import LOGS, STATES, Evidence, cause_of
 
 SEEN = {

@@ -20,6 +20,7 @@ PREFIXES = (
 )  # fmt: skip
 SECRET = "SLURM_JWT"
 STOP_CODE = 75
+START = "hvdtrain: start"  # what a script says first: logs are appended to when a job is queued again
 # A batch shell is no login shell, so it may not know the command yet.
 FIND_MODULE = """\
 if ! type module >/dev/null 2>&1; then
@@ -60,7 +61,7 @@ def batch_text(batch: BatchScript, *, explain: bool = False) -> str:
     parts = [
         _head(batch, explain),
         _run_dir(batch),
-        'echo "hvdtrain: start of $run_dir on $(hostname), $(date)" >&2\n',
+        f'echo "{START} of $run_dir on $(hostname), $(date)" >&2\n',
         _prologue(batch),
         _environment(batch, explain),
         array("launch", batch.script.launch, explain) if batch.script.launch else "",
