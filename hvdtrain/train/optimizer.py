@@ -353,6 +353,12 @@ def is_distributed(optimizer: Any) -> bool:
     return isinstance(optimizer, DistributedMixin)
 
 
+def reduction_of(model: keras.Model) -> Reduction | None:
+    """Return what the model's distributed optimizer does with its gradients; None for a plain one."""
+    optimizer = model.optimizer
+    return optimizer.hvdtrain_reduction if is_distributed(optimizer) else None
+
+
 def refuse_inner(optimizer: Any) -> None:
     """Raise where ranks could disagree on whether a step is skipped.
 

@@ -8,7 +8,7 @@ import keras
 
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.optimizer import Reduction, is_distributed
+from hvdtrain.train.optimizer import Reduction, reduction_of
 
 
 class AgreeStop(keras.callbacks.Callback):
@@ -31,8 +31,7 @@ class AgreeStop(keras.callbacks.Callback):
 
     @property
     def _reduction(self) -> Reduction | None:
-        optimizer = self.model.optimizer
-        return optimizer.hvdtrain_reduction if is_distributed(optimizer) else None
+        return reduction_of(self.model)
 
     def ask(self) -> None:
         """Ask all ranks to stop, from any one of them; they do after the next execution."""

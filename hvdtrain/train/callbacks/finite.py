@@ -12,7 +12,7 @@ from hvdtrain.errors import OutOfSyncError
 from hvdtrain.train import compat
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.nonfinite import Found
-from hvdtrain.train.optimizer import Reduction, is_distributed
+from hvdtrain.train.optimizer import Reduction, reduction_of
 from hvdtrain.train.sync import nonfinite_error, nonfinite_names
 
 
@@ -34,8 +34,7 @@ class Finite(keras.callbacks.Callback):
 
     @property
     def _reduction(self) -> Reduction | None:
-        optimizer = self.model.optimizer
-        return optimizer.hvdtrain_reduction if is_distributed(optimizer) else None
+        return reduction_of(self.model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget an earlier fit."""

@@ -11,7 +11,7 @@ import keras
 
 from hvdtrain.errors import StoppedError
 from hvdtrain.train.comm import Comm
-from hvdtrain.train.optimizer import Reduction, is_distributed
+from hvdtrain.train.optimizer import Reduction, reduction_of
 
 LOOK_S = 1.0  # between two looks for a reason: a look at a file may go through the network
 
@@ -52,8 +52,7 @@ class Interrupt(keras.callbacks.Callback):
 
     @property
     def _reduction(self) -> Reduction | None:
-        optimizer = self.model.optimizer
-        return optimizer.hvdtrain_reduction if is_distributed(optimizer) else None
+        return reduction_of(self.model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget an earlier fit."""
