@@ -159,6 +159,16 @@ class LaunchConfig(Section):
 
     num_ranks: PositiveInt | None = Field(None, description="Processes under Horovod. Default: 1.")
     num_devices: PositiveInt | Auto = Field("auto", description="Devices of one process under MirroredStrategy.")
+    cores_per_rank: PositiveInt | None = Field(
+        None, description="Cores of this machine that each rank is bound to; null: an equal share of all of them."
+    )
+    threads_per_rank: PositiveInt | None = Field(
+        None, description="Computing threads of each rank; null: one per core. Another number rounds sums differently."
+    )
+    yield_when_idle: Bool | Auto = Field(
+        "auto",
+        description="Whether a rank that waits in Open MPI gives up its core meanwhile; auto: where it has only one.",
+    )
     strategy: Literal["auto", "horovod", "mirrored", "single"] = Field(
         "auto", description="auto: Horovod where it is installed, else MirroredStrategy on this machine."
     )
@@ -207,6 +217,16 @@ class HorovodConfig(Section):
     )
 
 
+class MeasureConfig(Section):
+    """Time training instead of training to the end, without evaluation and checkpoints; `hvdtrain scale` uses it."""
+
+    seconds: PositiveFloat = Field(10.0, description="Seconds of training that are timed.")
+    warmup_steps: PositiveInt = Field(50, description="Steps before that, which are not timed.")
+    data: Literal["real", "synthetic"] = Field(
+        "real", description="synthetic: random examples of the model's shapes take the place of the data."
+    )
+
+
 class Config(Section):
     """One training run as its author describes it."""
 
@@ -223,6 +243,7 @@ class Config(Section):
     horovod: HorovodConfig = Field(default_factory=HorovodConfig)
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     container: ContainerConfig = Field(default_factory=ContainerConfig)
+    measure: MeasureConfig | None = Field(None, description="Measure speed instead of training; null: train.")
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Config:

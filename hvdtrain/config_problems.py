@@ -132,6 +132,8 @@ def describe(schema: Schema) -> str:
         return f"one of {', '.join(shown(choice) for choice in schema['enum'])}"
     if "const" in schema:
         return shown(schema["const"])
+    if "$ref" in schema:  # one of the configuration's blocks
+        return "a block of 'key: value' lines"
     if schema.get("type") in ("integer", "number"):
         return _describe_number(schema)
     if "pattern" in schema:

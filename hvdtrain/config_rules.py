@@ -114,6 +114,12 @@ def _launcher_fits_strategy(launcher: str, strategy: str) -> str | None:
     return None
 
 
+def _cores_fit(cores_per_rank: int | None, site: str | None) -> str | None:
+    if cores_per_rank is not None and site is not None:
+        return "is for runs on this machine; in a batch job set slurm.cpus_per_rank instead"
+    return None
+
+
 def _options_fit(options: dict[str, str | None]) -> str | None:
     own = [f"{name} (set slurm.{SBATCH_KEYS[name]} instead)" for name in options if name in SBATCH_KEYS]
     return f"cannot hold {', '.join(own)}" if own else None
@@ -215,6 +221,7 @@ RULES = (
     Rule("launch.launcher launch.num_ranks", _launcher_fits_ranks),
     Rule("launch.launcher launch.strategy", _launcher_fits_strategy),
     Rule("launch.num_devices launch.strategy", _devices_fit),
+    Rule("launch.cores_per_rank slurm.site", _cores_fit),
     Rule("launch.pass_env launch.env", _env_once),
     Rule("launch.pass_env", _no_duplicates),
     Rule("launch.hostfile launch.launcher launch.num_ranks", _hostfile_fits),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hvdtrain.config import Config
 
 ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 # Not 0, at which Horovod's threads give up the core without end (sched_yield) and never sleep: where such ranks are
 # stopped and continued, as gang scheduling does, Linux 6.18 let nothing else on the machine run for minutes.
 DEFAULT_CYCLE_TIME_MS = 0.1
@@ -123,7 +123,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     rate = _learning_rate(config, world.num_replicas)
     warmup_steps = _warmup_steps(config, steps, total_steps)
     num_cores = facts.num_cores or world.num_ranks
-    cores_per_rank = max(1, num_cores // world.num_ranks)
+    cores_per_rank, cores_rule = _cores_per_rank(config, num_cores, world.num_ranks)
     asked_ms = config.horovod.cycle_time_ms
     cycle_time_ms = DEFAULT_CYCLE_TIME_MS if asked_ms == "auto" else float(asked_ms)
     ledger = [
@@ -138,7 +138,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("learning rate", f"{rate:g}", _rate_rule(config, world)),
         Entry("schedule", config.optimizer.schedule, _schedule_rule(config, warmup_steps, rate)),
         Entry("steps per execution", str(per_execution), execution_rule),
-        Entry("cores per rank", str(cores_per_rank), f"{num_cores} cores / {world.num_ranks} ranks"),
+        Entry("cores per rank", str(cores_per_rank), cores_rule),
     ]
     if facts.num_nodes > 1:
         rule = f"slurm.nodes, {world.num_ranks // facts.num_nodes} ranks on each"
@@ -186,6 +186,14 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         ledger=tuple(ledger),
         warnings=world.warnings + _warnings(config, world) + exchange_warnings(config, world),
     )
+
+
+def _cores_per_rank(config: Config, num_cores: int, num_ranks: int) -> tuple[int, str]:
+    """Return (cores of each rank, rule)."""
+    asked = config.launch.cores_per_rank
+    if asked is not None:
+        return asked, "launch.cores_per_rank"
+    return max(1, num_cores // num_ranks), f"{num_cores} cores / {num_ranks} ranks"
 
 
 # -- how much data ------------------------------------------------------------------------------

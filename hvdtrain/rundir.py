@@ -76,6 +76,11 @@ class RunDir:
         return self.path / "summary.json"
 
     @property
+    def measurement(self) -> Path:
+        """How fast a run that was to be measured has trained."""
+        return self.path / "measurement.json"
+
+    @property
     def finished(self) -> Path:
         """Exists once the run has ended well."""
         return self.path / "FINISHED"

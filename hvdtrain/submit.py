@@ -188,6 +188,14 @@ def _sbatch(ready: Ready, runs: Sequence[RunDir]) -> str:
     return scheduler.submit(first.script, base, log, environ, pass_names=names, is_array=is_array)
 
 
+def submit_run(prepared: Prepared, run: RunDir) -> str:
+    """Submit the job of one new run directory, and return its id."""
+    ready = Ready((prepared,), (None,))
+    job_id = _hand_over(ready, [run], is_new=True)
+    _note(ready, [run], job_id)
+    return job_id
+
+
 def _note(ready: Ready, runs: Sequence[RunDir], job_id: str) -> None:
     site = _layout(ready.first).site
     for run, index in zip(runs, ready.indices, strict=True):

@@ -161,6 +161,18 @@ def refuse_active(run: RunDir) -> None:
         )
 
 
+def active_runs(runs: Sequence[RunDir]) -> list[RunDir]:
+    """Return the runs whose jobs are in the queue, with one question to each scheduler.
+
+    Raises:
+        EnvironmentNotFitError: If a scheduler cannot be asked.
+    """
+    entries: dict[str, QueueEntry] = {}
+    for scheduler in {run.scheduler() for run in runs if run.job_id()}:
+        entries |= SCHEDULERS[scheduler].queue()
+    return [run for run in runs if (entry := entries.get(run.job_id() or "")) is not None and entry.is_active]
+
+
 def newest_log(run: RunDir, rank: int | None = None) -> Path | None:
     """Return the log to show: a rank's, or the batch job's, or rank 0's."""
     if rank is not None:

@@ -184,7 +184,8 @@ def test_settings_that_do_not_go_together(settings, words):
         ({"launch__env": {"A": "\0"}}, "launch.env.A: must be text without NUL characters; got '\\x00'"),
         (
             {"launch__foo": 1},
-            "launch.foo: unknown key; valid keys: num_ranks, num_devices, strategy, launcher, hostfile, max_restarts, "
+            "launch.foo: unknown key; valid keys: num_ranks, num_devices, cores_per_rank, threads_per_rank, "
+            "yield_when_idle, strategy, launcher, hostfile, max_restarts, "
             "pass_env, env",
         ),
         ({"training__epohcs": 1}, "training.epohcs: unknown key; did you mean 'epochs'?"),

@@ -14,6 +14,8 @@ from hvdtrain.launch.job import command_script
 from hvdtrain.launch.request import Setting
 from hvdtrain.launch.shell import script_text
 
+# `build-horovod` lets Horovod's thread sleep; who does without hvdtrain has one that does not.
+AS_RELEASED = "HOROVOD_IDLE_WAIT=0"
 WORKER = "hvdtrain.train.bench.worker"
 # What a default launch must not inherit from the shell the benchmark was started in.
 OUR_PREFIXES = ("HOROVOD_", "HVDTRAIN_", "TF_", "OMP_", "OMPI_", "PRTE_", "KERAS_")
@@ -26,7 +28,7 @@ class Arm:
     Args:
         name: As shown in tables.
         kind: What its workers do; see `Task`.
-        launch: `product`, `default` or `alone`.
+        launch: `product`, `default` (plain mpirun), `horovodrun` or `alone`.
         text: What it is, for readers.
         changes: NAME=VALUE on top of the product's environment.
         has_global_batch: Whether its process takes the batch of all ranks together.
@@ -44,9 +46,15 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("hvdtrain", "hvdtrain", "product", "Keras fit with hvdtrain, as `hvdtrain run` starts it"),
-        Arm("hand-written", "hand-written", "product", "a tf.function loop with Horovod, launched the same way"),
+        Arm(
+            "hand-written",
+            "hand-written",
+            "product",
+            "a tf.function loop with Horovod as released, launched the same way",
+            (AS_RELEASED,),
+        ),
         Arm("ceiling", "ceiling", "product", "plain Keras fit, as many pinned processes, no communication"),
-        Arm("default", "hand-written", "default", "the hand-written loop under plain mpirun, no settings"),
+        Arm("default", "hand-written", "default", "the hand-written loop under plain mpirun, Horovod as released"),
         Arm("one process", "one process", "alone", "plain Keras fit, one process on all cores, batch as on one rank"),
         Arm(
             "one process at global batch",
@@ -55,8 +63,17 @@ ARMS = {
             "the same with the batch of all ranks together",
             has_global_batch=True,
         ),
+        Arm("horovodrun", "hand-written", "horovodrun", "the hand-written loop under plain horovodrun (Gloo)"),
+        Arm(
+            "mirrored",
+            "mirrored",
+            "alone",
+            "Keras fit under MirroredStrategy, a logical CPU device for each rank, one step per call",
+            has_global_batch=True,
+        ),
     )
 }
+USUAL = ("hvdtrain", "hand-written", "ceiling", "default", "one process", "one process at global batch")
 SAVING = dataclasses.replace(
     ARMS["hvdtrain"], name="hvdtrain saving", kind="hvdtrain saving", text="the same with checkpoints on the disk"
 )
@@ -83,6 +100,8 @@ def command_of(arm: Arm, task_path: str, facts: Facts, num_ranks: int) -> tuple[
     worker = [sys.executable, "-m", WORKER, task_path]
     if arm.launch == "default":
         return ["mpirun", "-np", str(num_ranks), *worker], default_environment(os.environ)
+    if arm.launch == "horovodrun":
+        return ["horovodrun", "--gloo", "-np", str(num_ranks), *worker], default_environment(os.environ)
     is_alone = arm.launch == "alone"
     if facts.mpi is None and not is_alone:
         raise EnvironmentNotFitError(f"the benchmark starts ranks with Open MPI 4 or 5, found: {facts.mpi_found}")
@@ -98,7 +117,11 @@ def command_of(arm: Arm, task_path: str, facts: Facts, num_ranks: int) -> tuple[
 
 
 def default_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the caller's environment without any setting that touches training; root stays allowed to use mpirun."""
+    """Return the caller's environment without any setting that touches training, and Horovod as it was released.
+
+    Root stays allowed to use mpirun.
+    """
     kept = {name: value for name, value in environ.items() if not name.startswith(OUR_PREFIXES)}
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return {**kept, **root, "PATH": search_path()}
+    name, _, value = AS_RELEASED.partition("=")
+    return {**kept, **root, name: value, "PATH": search_path()}

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hvdtrain.bench import report, startup
-from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, UNCHECKED, Arm, variant
+from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, UNCHECKED, USUAL, Arm, variant
 from hvdtrain.bench.machine import describe
 from hvdtrain.bench.rounds import Launch, Ledger, run_rounds, run_turns
 from hvdtrain.bench.table import MEMORY_TARGET, STARTUP_TARGET
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     mode.add_argument("--memory", action="store_true", help="peak memory per rank instead, one model per launch")
     parser.add_argument("--rounds", type=positive, default=7, help="how often each arm is launched (default 7)")
     parser.add_argument("--models", type=names_of(MODELS), default=MODELS, help=f"default {','.join(MODELS)}")
-    parser.add_argument("--arms", type=names_of(tuple(ARMS)), default=tuple(ARMS), help=f"default {','.join(ARMS)}")
+    parser.add_argument("--arms", type=names_of(tuple(ARMS)), default=USUAL, help=f"of {','.join(ARMS)}")
     parser.add_argument("--checks", action="store_true", help="one more arm: the product without its checks")
     parser.add_argument("--aa", action="store_true", help="launch the first arm twice a round: the noise floor")
     parser.add_argument(
@@ -179,6 +179,7 @@ def task_of(arm: Arm, models: tuple[str, ...], options: argparse.Namespace) -> T
         directory="",
         num_turns=num_turns(options),
         steps_per_save=options.save_every,
+        num_devices=options.ranks if arm.kind == "mirrored" else 1,
     )
 
 

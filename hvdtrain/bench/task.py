@@ -19,7 +19,8 @@ class Task:
     """One launch of one arm.
 
     Args:
-        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain saving`, `hand-written`, `ceiling` or `one process`.
+        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain saving`, `hand-written`, `ceiling`, `one process` or
+            `mirrored`.
         models: Trained one after another.
         seconds: Wanted length of each turn.
         batch_size: Examples per rank and step.
@@ -28,6 +29,7 @@ class Task:
         directory: Where they meet and leave their results.
         num_turns: Timed turns of each model.
         steps_per_save: Steps between two checkpoints, where they are measured; epochs are then two of these long.
+        num_devices: Of one process under MirroredStrategy.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class Task:
     directory: str
     num_turns: int = 1
     steps_per_save: int | None = None
+    num_devices: int = 1
 
     @property
     def path(self) -> Path:

@@ -11,11 +11,19 @@ from hvdtrain.plan import DEFAULT_CYCLE_TIME_MS, Plan
 
 
 def worker_environment(
-    num_ranks: int, cores_per_rank: int, cycle_time_ms: float, *, is_deterministic: bool = False
+    num_ranks: int,
+    cores_per_rank: int,
+    cycle_time_ms: float,
+    *,
+    is_deterministic: bool = False,
+    num_threads: int | None = None,
 ) -> list[Setting]:
     """Return what every rank's environment holds besides the names passed on."""
     threads = f"{cores_per_rank} core{'s' if cores_per_rank > 1 else ''} per rank: one computing thread on each"
-    num_threads = cores_per_rank
+    if num_threads is None:
+        num_threads = cores_per_rank
+    else:
+        threads = "launch.threads_per_rank"
     if is_deterministic:
         threads, num_threads = "training.deterministic: one thread, so that sums are the same on any number of cores", 1
     settings = [
@@ -72,6 +80,7 @@ def config_script(
         slurm["cpu_bind"] or "none",
         slurm["gpu_bind"],
         plan.config["launch"]["hostfile"],
+        yields if isinstance(yields := plan.config["launch"]["yield_when_idle"], bool) else None,
     )
     launcher = LAUNCHERS[plan.launcher]
     user_env = [Setting((f"{name}={value}",), "launch.env") for name, value in plan.config["launch"]["env"].items()]
@@ -95,6 +104,7 @@ def config_script(
                 plan.cores_per_rank,
                 plan.cycle_time_ms,
                 is_deterministic=plan.config["training"]["deterministic"],
+                num_threads=plan.config["launch"]["threads_per_rank"],
             ),
             *launcher.environment(request),
             *extra_env,

@@ -52,13 +52,11 @@ class OpenMpi5Launcher:
                     f"{request.num_ranks} ranks on {request.num_cores} cores: allow more ranks than slots",
                 )
             )
-        if request.fills_cores:
-            settings.append(
-                Setting(
-                    ("--mca", "mpi_yield_when_idle", "1"),
-                    "one core per rank: what waits for a message must not spin on the core that computes",
-                )
-            )
+        if request.yields:
+            reason = "launch.yield_when_idle"
+            if request.yield_when_idle is None:
+                reason = "one core per rank: what waits for a message must not spin on the core that computes"
+            settings.append(Setting(("--mca", "mpi_yield_when_idle", "1"), reason))
         return settings
 
     def environment(self, request: LaunchRequest) -> list[Setting]:

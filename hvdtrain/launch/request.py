@@ -30,6 +30,7 @@ class LaunchRequest:
         cpu_bind: How srun binds ranks to CPUs.
         gpu_bind: How srun binds ranks to GPUs; None leaves it to the site.
         hostfile: File that lists the hosts, on clusters without a scheduler.
+        yield_when_idle: Whether ranks that wait give up their core; None where the number of cores decides.
     """
 
     num_ranks: int
@@ -39,6 +40,12 @@ class LaunchRequest:
     cpu_bind: str = "none"
     gpu_bind: str | None = None
     hostfile: str | None = None
+    yield_when_idle: bool | None = None
+
+    @property
+    def yields(self) -> bool:
+        """Whether ranks that wait for a message give up their core."""
+        return self.fills_cores if self.yield_when_idle is None else self.yield_when_idle
 
     @property
     def fills_cores(self) -> bool:

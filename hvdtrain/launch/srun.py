@@ -45,7 +45,7 @@ class SrunLauncher:
     def environment(self, request: LaunchRequest) -> list[Setting]:
         """Return what Open MPI inside the ranks reads."""
         settings = []
-        if request.fills_cores:
+        if request.yields:
             reason = "one core per rank: what waits for a message must not spin on the core that computes"
             settings.append(Setting(("OMPI_MCA_mpi_yield_when_idle=1",), reason))
         return settings

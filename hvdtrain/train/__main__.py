@@ -67,13 +67,14 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
         num_ranks=plan.num_ranks if trains else 1,
         is_deterministic=plan.config["training"]["deterministic"],
         meet_in=run.path,
+        cores_alone=plan.config["launch"]["cores_per_rank"],
     )
     from hvdtrain.train import initial_weights, trainer
     from hvdtrain.train.job import Job, prepare
 
     folder = Path(read_json(run.origin).get("folder", "."))
     job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console, is_batch=is_batch())
-    if job.is_batch:
+    if job.is_batch and not plan.config["measure"]:  # a measurement has no state to save
         listen(job)
     code = int(ExitCode.OK)
     if arguments.evaluate:
@@ -94,11 +95,14 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
 
 
 def train_or_stop(job: Any) -> int:
-    """Train; return the exit code, also of a stop that was asked for. All ranks end together: the state is saved."""
-    from hvdtrain.train import trainer
+    """Train or measure; return the exit code, also of a stop that was asked for, at which all ranks end together."""
+    from hvdtrain.train import measure, trainer
 
     try:
-        trainer.train(job)
+        if job.plan.config["measure"]:
+            measure.measure(job)
+        else:
+            trainer.train(job)
         return int(ExitCode.OK)
     except StoppedError as stop:
         job.comm.gather_json("stopped", name="barrier")

@@ -159,14 +159,15 @@ class HorovodComm:
         suspicions = []
 
         def allreduce(flat: tf.Tensor) -> tf.Tensor:
-            mean = self._allreduce(flat, name)
+            mean = self.allreduce_mean(flat, name)
             suspicions.append(is_suspect(mean))
             return mean
 
         means = on_flat_buffer(group, allreduce)
         return Averaged(means, look(group, means, suspicions[0]))
 
-    def _allreduce(self, flat: tf.Tensor, name: str) -> tf.Tensor:
+    def allreduce_mean(self, flat: tf.Tensor, name: str) -> tf.Tensor:
+        """Return the mean of one tensor through Horovod, whatever else there is."""
         name = f"hvdtrain.{name}.{flat.dtype.name}"
         mean = self._hvd.allreduce(widened(flat), op=self._hvd.Average, name=name, ignore_name_scope=True)
         return tf.cast(mean, flat.dtype)

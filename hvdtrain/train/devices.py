@@ -58,7 +58,8 @@ def choose_cores(
     unbound = len(cores) == num_cpus if cores_per_rank is None else share >= cores_per_rank
     if local_size < 2 or share == 0 or not unbound:
         return None
-    return cores[local_rank * share : (local_rank + 1) * share]
+    first, width = local_rank * share, share if cores_per_rank is None else min(share, cores_per_rank)
+    return cores[first : first + width]
 
 
 def bind_cores(local_rank: int, local_size: int, environ: Mapping[str, str]) -> list[int]:
@@ -74,6 +75,11 @@ def bind_cores(local_rank: int, local_size: int, environ: Mapping[str, str]) -> 
     if cores:
         os.sched_setaffinity(0, cores)
     return sorted(os.sched_getaffinity(0))
+
+
+def bind_first(num_cores: int) -> None:
+    """Bind this process to the first of the cores it may use."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
 
 
 def threads() -> set[int]:
@@ -109,6 +115,14 @@ def claim_gpu(local_rank: int, local_size: int) -> int | None:
         tf.config.set_visible_devices(gpus[index], "GPU")
         tf.config.experimental.set_memory_growth(gpus[index], True)
     return index
+
+
+def split_cpu(num_devices: int) -> None:
+    """Make several logical devices of this machine's CPU. Has no effect after TensorFlow's first operation."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices)
 
 
 def set_threads(num_cores: int, environ: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ from hvdtrain.rundir import RunDir
 from hvdtrain.train import user_code
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
+from hvdtrain.train.devices import split_cpu
 from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import PeerFailedError, exit_code
 from hvdtrain.train.optimizer import distribute
@@ -112,8 +113,7 @@ def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not gpus:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * plan.num_devices)
+        split_cpu(plan.num_devices)
     kind = "GPU" if gpus else "CPU"
     if gpus and len(gpus) < plan.num_devices:
         raise UserCodeError(f"{plan.num_devices} devices were planned, but {len(gpus)} GPUs are visible")

@@ -56,6 +56,7 @@ def wake_up(
     num_ranks: int | None = None,
     is_deterministic: bool = False,
     meet_in: Path | None = None,
+    cores_alone: int | None = None,
 ) -> World:
     """Bind cores, join Horovod's world if a launcher started several ranks, pin the GPU, and check that all agree.
 
@@ -64,6 +65,7 @@ def wake_up(
         num_ranks: What the plan says; None takes HVDTRAIN_NUM_RANKS, or trusts the launcher.
         is_deterministic: Compute with one thread whatever the environment says, so that no sum depends on it.
         meet_in: Folder that all ranks share, in which those that meet through Gloo find each other.
+        cores_alone: Cores a single process is bound to; None leaves it all it may use.
 
     Raises:
         EnvironmentNotFitError: If the world is not the one that was planned or that the launcher states.
@@ -71,6 +73,8 @@ def wake_up(
     info = rank_info(environ)
     expected = num_ranks if num_ranks is not None else _expected(environ)
     check_launcher(info, expected)
+    if info.size == 1 and cores_alone is not None:
+        devices.bind_first(cores_alone)
     cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
     comm = _horovod(info, environ, meet_in) if info.size > 1 else _solo()
     check_world(info, comm.rank, comm.size)

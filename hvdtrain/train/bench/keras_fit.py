@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -49,13 +50,14 @@ class UncheckedSetup(Setup):
 class Timer(keras.callbacks.Callback):
     """Keep the stopwatch, and end the fit when the last turn is over. Must be the last callback."""
 
-    def __init__(self, stopwatch: Stopwatch) -> None:
+    def __init__(self, stopwatch: Stopwatch, steps: int) -> None:
         super().__init__()
         self._stopwatch = stopwatch
+        self._steps = steps
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count the execution; every rank counts the same ones."""
-        if self._stopwatch.execution_done():
+        """Count the execution, or as many single steps; every rank counts the same ones."""
+        if (batch + 1) % self._steps == 0 and self._stopwatch.execution_done():
             self.model.stop_training = True
 
 
@@ -69,20 +71,27 @@ def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, co
         stopwatch: Told of every execution.
         comm: The ranks; None for plain Keras.
     """
-    model = problems.build(name)
-    optimizer = problems.optimizer()
-    model.compile(
-        optimizer=optimizer if comm is None else distribute(optimizer, comm),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        steps_per_execution=task.steps_per_execution,
-        jit_compile=False,
-    )
+    is_mirrored = task.kind == "mirrored"
+    with mirrored(task.num_devices).scope() if is_mirrored else contextlib.nullcontext():
+        model = problems.build(name)
+        optimizer = problems.optimizer()
+        model.compile(
+            optimizer=optimizer if comm is None else distribute(optimizer, comm),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            steps_per_execution=1 if is_mirrored else task.steps_per_execution,  # Keras 3 fails with more
+            jit_compile=False,
+        )
     if task.kind == "hvdtrain unchecked":
         optimizer.hvdtrain_reduction.watch = BlindWatch()
     ours = [] if comm is None else product_callbacks(comm, batches, task)
-    callbacks = [TellEpoch(batches), *ours, Timer(stopwatch)]
+    callbacks = [TellEpoch(batches), *ours, Timer(stopwatch, task.steps_per_execution)]
     model.fit(batches.dataset(), epochs=ENDLESS, verbose=0, callbacks=callbacks)
+
+
+def mirrored(num_devices: int) -> tf.distribute.Strategy:
+    """Return MirroredStrategy over the parts of the CPU."""
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
 
 
 def product_callbacks(comm: Comm, batches: EpochBatches, task: Task) -> list[keras.callbacks.Callback]:

@@ -65,6 +65,8 @@ def wake(task: Task, info: RankInfo) -> Train:
 
         world = wake_up(os.environ, num_ranks=task.num_ranks)
         comm = world.comm if task.kind.startswith("hvdtrain") else None
+        if task.kind == "mirrored":
+            devices.split_cpu(task.num_devices)
     from hvdtrain.train.bench import keras_fit
 
     return partial(keras_fit.train, comm=comm)

@@ -1,0 +1,43 @@
+"""Running one configuration to measure it, here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hvdtrain.cli.show import nice_path, talk
+from hvdtrain.errors import ExitCode
+from hvdtrain.jobs import bash, first_failure
+from hvdtrain.prepare import Prepared, new_run, new_run_name
+from hvdtrain.rundir import RunDir
+from hvdtrain.runner import execute, rank_environment
+
+STOPPED = (int(ExitCode.INTERRUPTED), 128 + 15, 128 + 1)
+
+
+def run_measurement(prepared: Prepared, root: Path, name: str, *, title: str) -> int:
+    """Run a configuration whose `measure` is set, and return its exit code; a failure is said.
+
+    Args:
+        prepared: The configuration.
+        root: Directory for the run; one of this name that did not get to its measurement makes room.
+        name: Of the run's directory.
+        title: What it is, for people.
+    """
+    run = _clean_run(prepared, root, name)
+    with open(run.launcher_log, "wb") as noise:
+        code = execute(
+            [bash(), str(run.script), str(run.path)], environ=rank_environment(dict(os.environ)), noise=noise
+        )
+    if code and code not in STOPPED:
+        first = first_failure(run)
+        why = f": {first['error']}: {first['message'].splitlines()[0]}" if first and first["message"] else ""
+        talk(f"  {title} failed with exit code {code}{why}\n  logs: {nice_path(run.logs)}")
+    return code
+
+
+def _clean_run(prepared: Prepared, root: Path, name: str) -> RunDir:
+    old = root / prepared.plan.name / name
+    if old.exists():
+        old.rename(old.with_name(f"{old.name}.failed-{new_run_name()}"))
+    return new_run(prepared, root, name=name)

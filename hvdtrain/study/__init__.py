@@ -1,0 +1,1 @@
+"""Scaling studies, pure: what to measure, what the numbers say, what more ranks would do."""

@@ -1,0 +1,202 @@
+"""`hvdtrain tune`: trying knobs on this machine, one at a time and in turn, and keeping what is really faster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hvdtrain.bench.statistics import estimate, paired_ratios
+from hvdtrain.bench.table import table
+from hvdtrain.cli.show import duration, talk
+from hvdtrain.config_file import load_config
+from hvdtrain.errors import ConfigError, EnvironmentNotFitError
+from hvdtrain.facts import Facts, gather_facts
+from hvdtrain.measuring import STOPPED, run_measurement
+from hvdtrain.prepare import Prepared, prepare
+from hvdtrain.rundir import RunDir, read_json
+from hvdtrain.study.knobs import DEFAULT, Setting, Trial, is_worth_it, settings, trials, winners
+from hvdtrain.study.sample import sample_of
+
+MEASURE = "measure={seconds: 2, warmup_steps: 20, data: real}"
+SCREENING_REPEATS = 2
+FINAL_REPEATS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What tuning has found.
+
+    Args:
+        trials: Each setting against the configuration as it is.
+        chosen: The settings that are worth it together; empty if none are.
+        gain: (median, low, high) of their throughput over that of the configuration as it is; None if nothing won.
+        seconds: What it took.
+    """
+
+    trials: tuple[Trial, ...]
+    chosen: tuple[Setting, ...]
+    gain: tuple[float, float, float] | None
+    seconds: float
+
+
+def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_rounding: bool) -> Tuned:
+    """Return the settings that make a configuration faster here.
+
+    Args:
+        config_path: The configuration.
+        overrides: What the command line changes in it.
+        minutes: Time after which no further run is started.
+        allows_rounding: Try also what gives other, equally right bits.
+
+    Raises:
+        ConfigError: If the configuration does not work.
+        EnvironmentNotFitError: If the configuration as it is cannot be measured.
+        KeyboardInterrupt: If a signal stopped it.
+    """
+    began = time.monotonic()
+    facts = gather_facts()
+    plan = prepare(config_path, facts, overrides=overrides).plan
+    config = load_config(config_path, overrides)
+    if plan.strategy == "mirrored":
+        raise ConfigError("tune tries knobs of Horovod and of single processes; MirroredStrategy has none of them")
+    with tempfile.TemporaryDirectory(prefix="hvdtrain-tune-") as folder:
+        bench = _Bench(config_path, tuple(overrides), facts, Path(folder), began + 60 * minutes)
+        bench.measure(DEFAULT, (), 0)
+        if not bench.throughputs.get(DEFAULT):
+            raise EnvironmentNotFitError("the configuration as it is could not be measured")
+        candidates = [
+            setting
+            for setting in settings(
+                num_ranks=plan.num_ranks,
+                steps_per_epoch=plan.steps_per_epoch,
+                now={
+                    "training.steps_per_execution": str(plan.steps_per_execution),
+                    "horovod.cycle_time_ms": f"{plan.cycle_time_ms:g}",
+                    "launch.threads_per_rank": str(config.launch.threads_per_rank or plan.cores_per_rank),
+                    "launch.yield_when_idle": "true" if plan.num_cores < 2 * plan.num_ranks else "false",
+                },
+                shares_memory=bench.reduction == "shared memory",
+                cores_per_rank=plan.cores_per_rank,
+            )
+            if allows_rounding or not setting.changes_rounding
+        ]
+        talk(f"{len(candidates)} settings to try, each on its own, {SCREENING_REPEATS} times")
+        _screen(bench, candidates)
+        found = trials(candidates, bench.throughputs)
+        best = winners(found)
+        gain = _confirm(bench, best) if best else None
+    chosen = tuple(best) if is_worth_it(gain) else ()
+    interval = (gain.median, gain.low, gain.high) if gain else None
+    return Tuned(tuple(found), chosen, interval, time.monotonic() - began)
+
+
+def _screen(bench: _Bench, candidates: Sequence[Setting]) -> None:
+    """Measure every setting in each repeat, every other repeat backwards."""
+    for repeat in range(SCREENING_REPEATS):
+        turn = [(DEFAULT, ()), *((setting.override, (setting,)) for setting in candidates)]
+        for name, chosen in turn if repeat % 2 == 0 else turn[::-1]:
+            if (name, repeat) != (DEFAULT, 0):  # measured already
+                bench.measure(name, chosen, repeat)
+
+
+def _confirm(bench: _Bench, best: Sequence[Setting]) -> Any:
+    """Return the gain of the winners together, measured anew in turn with the configuration as it is."""
+    together = " + ".join(setting.override for setting in best)
+    talk(f"together: {together}, {FINAL_REPEATS} times")
+    bench.throughputs = {}
+    for repeat in range(FINAL_REPEATS):
+        turn: list[tuple[str, Sequence[Setting]]] = [(DEFAULT, ()), (together, best)]
+        for name, chosen in turn if repeat % 2 == 0 else turn[::-1]:
+            bench.measure(name, chosen, repeat)
+    return estimate(paired_ratios(bench.throughputs.get(together, {}), bench.throughputs.get(DEFAULT, {})))
+
+
+class _Bench:
+    """Where settings are measured.
+
+    Attributes:
+        throughputs: Name -> repeat -> examples per second.
+        reduction: How gradients travelled, in words.
+    """
+
+    def __init__(
+        self, config_path: str, overrides: tuple[str, ...], facts: Facts, folder: Path, deadline: float
+    ) -> None:
+        self._config_path = config_path
+        self._overrides = overrides
+        self._facts = facts
+        self._folder = folder
+        self._deadline = deadline
+        self._count = 0
+        self.throughputs: dict[str, dict[int, float]] = {}
+        self.reduction = ""
+
+    def measure(self, name: str, chosen: Sequence[Setting], repeat: int) -> None:
+        """Measure one setting once; what does not work, or comes too late, is left out."""
+        if time.monotonic() > self._deadline:
+            return
+        prepared = self._prepared(chosen)
+        if prepared is None:
+            return
+        self._count += 1
+        run_name = f"{self._count:03d}"
+        code = run_measurement(prepared, self._folder, run_name, title=name)
+        if code in STOPPED:
+            raise KeyboardInterrupt
+        run = RunDir(self._folder / prepared.plan.name / run_name)
+        found = read_json(run.measurement)
+        if not found:
+            return
+        self.reduction = read_json(run.environment).get("reduction", "")
+        rate = sample_of(found, kind="ranks", repeat=repeat).examples_per_s
+        self.throughputs.setdefault(name, {})[repeat] = rate
+        left = max(0.0, self._deadline - time.monotonic())
+        talk(f"  {name}: {rate:,.0f} examples/s (at most {duration(left)} left)")
+
+    def _prepared(self, chosen: Sequence[Setting]) -> Prepared | None:
+        changes = [*self._overrides, MEASURE, *(setting.override for setting in chosen)]
+        try:
+            return prepare(self._config_path, self._facts, overrides=changes)
+        except ConfigError as error:
+            if not chosen:
+                raise
+            talk(f"  {chosen[0].override}: not possible here ({str(error).splitlines()[0]})")
+            return None
+
+
+def tuned_text(found: Tuned) -> str:
+    """Return what tuning has found, as a table and a sentence."""
+    rows = [
+        (
+            trial.setting.override,
+            f"{trial.ratio.median:.3f}",
+            f"{trial.ratio.low:.3f} to {trial.ratio.high:.3f}",
+            str(trial.ratio.n),
+            "other rounding" if trial.setting.changes_rounding else "",
+        )
+        for trial in found.trials
+    ]
+    lines = [table(("setting", "speed", "interval", "n", ""), rows, markdown=False)] if rows else []
+    if found.chosen and found.gain is not None:
+        words = "\n".join(f"  {setting.override}" for setting in found.chosen)
+        middle, low, high = found.gain
+        lines.append(f"\nFaster by {middle - 1:.1%} ({low - 1:+.1%} to {high - 1:+.1%}, n = {FINAL_REPEATS}):\n{words}")
+    elif found.gain is not None:
+        lines.append(
+            f"\nWhat won alone does not win together ({found.gain[0]:.3f}, {found.gain[1]:.3f} to {found.gain[2]:.3f})"
+            ": the configuration stays as it is."
+        )
+    else:
+        lines.append("\nNothing is faster than the configuration as it is.")
+    lines.append(f"It took {duration(found.seconds)}.")
+    return "\n".join(lines)
+
+
+def to_json(found: Tuned) -> str:
+    """Return everything that was found."""
+    return json.dumps(dataclasses.asdict(found), indent=1)
