@@ -131,7 +131,11 @@ def _nodes_divide(nodes: int, ranks_per_node: int | None, num_ranks: int | None)
     if ranks_per_node is not None and nodes * ranks_per_node != num_ranks:
         return f"{nodes} nodes x {ranks_per_node} ranks per node are not launch.num_ranks {num_ranks}"
     if ranks_per_node is None and num_ranks % nodes:
-        return f"{num_ranks} ranks (launch.num_ranks) do not divide over {nodes} nodes; ask for as many on each node"
+        fitting = nodes * -(-num_ranks // nodes)
+        return (
+            f"{num_ranks} ranks (launch.num_ranks) do not divide over {nodes} nodes; ask for as many on each: --ranks "
+            f"{fitting}, or fewer nodes"
+        )
     return None
 
 

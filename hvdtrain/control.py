@@ -19,7 +19,7 @@ def cancel(run: RunDir, *, at_once: bool) -> str:
 
     Args:
         run: The run.
-        at_once: Without a save.
+        at_once: Without waiting for a save; ranks that are told in time still make one.
 
     Raises:
         NotFoundError: If the run has no job in the queue.
@@ -28,7 +28,7 @@ def cancel(run: RunDir, *, at_once: bool) -> str:
     job_id, entry = _active_job(run)
     if entry.state == "RUNNING" and not at_once:
         write_text(run.stop, f"cancel {job_id}\n")
-        return f"job {job_id} was asked to stop: it saves its state and ends (--now: at once, without a save)"
+        return f"job {job_id} was asked to stop: it saves its state and ends (--now: at once)"
     SCHEDULERS[run.scheduler()].cancel(job_id)
     return f"job {job_id} is cancelled"
 

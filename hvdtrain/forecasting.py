@@ -20,7 +20,16 @@ from hvdtrain.report import model_of, sweeps_of
 from hvdtrain.rundir import read_json, write_text
 from hvdtrain.sites import Charge, Site, load_site
 from hvdtrain.study.expand import RANKS, points
-from hvdtrain.study.forecast import Forecast, Layer, Spread, Workload, forecast, last_worthwhile, powers_up_to
+from hvdtrain.study.forecast import (
+    Forecast,
+    Layer,
+    Spread,
+    Workload,
+    forecast,
+    forecast_step,
+    last_worthwhile,
+    powers_up_to,
+)
 from hvdtrain.study.networks import PRESETS, Network
 from hvdtrain.study.scaling_table import SizeRow, make_table
 from hvdtrain.studydir import StudyDir
@@ -51,12 +60,17 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
     question, found = study.question(), make_table(study.question(), study.samples())
     largest = found.sizes[-1]
     chosen = load_network(network) if network is not None else measured_network(rows)
+    profile = load_site(site, os.environ) if site is not None else None
+    if profile is not None:  # the site's own nodes, whatever the network's usual ones are
+        _, partition = profile.partition(None)
+        chosen = dataclasses.replace(chosen, ranks_per_node=partition.gpus_per_node or 1)
     measured = next(row for row in rows if row["kind"] == RANKS and row["num_ranks"] == largest.num_ranks)
     plan = read_json(study.run_of(study.read()["name"], points(question)[0]).plan)
     workload, step_spread = workload_of(
         largest, measured["gradients"], num_groups=plan["config"]["horovod"]["num_groups"]
     )
     num_examples = plan["num_examples"] * plan["epochs"]
+    workload = dataclasses.replace(workload, fixed_s=unexplained(largest, workload, chosen))
     is_strong = question.mode == "strong"
     batch = largest.global_batch_size / (1 if is_strong else largest.num_ranks)
     if is_strong:  # one rank would take as much longer as it has more examples
@@ -71,14 +85,18 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
         "network": dataclasses.asdict(chosen),
         "measured_ranks": largest.num_ranks,
         "step_s": workload.step_s,
+        "fixed_s": workload.fixed_s,
+        "num_examples_per_epoch": plan["num_examples"],
         "gradient_bytes": workload.gradient_bytes,
         "overlaps": workload.overlaps,
+        "batch_size_per_rank": batch,
+        "is_strong": is_strong,
         "num_examples": num_examples,
         "spread": dataclasses.asdict(spread),
         "last_worthwhile": last_worthwhile(curve, MIN_EFFICIENCY),
         "rows": [dataclasses.asdict(one) for one in wanted],
         "curve": [dataclasses.asdict(one) for one in curve],
-        "cost": costs(wanted, chosen, load_site(site, os.environ)) if site is not None else None,
+        "cost": costs(wanted, chosen, profile) if profile is not None else None,
     }
     write_text(study.forecast, json.dumps(outcome, indent=1) + "\n")
     return outcome
@@ -150,6 +168,15 @@ def workload_of(
     layers = tuple(Layer(gradient["bytes"], 1 / len(gradients)) for gradient in gradients)
     spread = (row.step_ms.high / row.step_ms.median, 1.0, row.step_ms.low / row.step_ms.median)
     return Workload(step_s, layers, overlaps=(num_groups or 1) > 1), spread
+
+
+def unexplained(row: SizeRow, workload: Workload, network: Network) -> float:
+    """Return what a measured step with other ranks takes beyond computing and what the model says for that size."""
+    if row.num_ranks == 1:
+        return 0.0
+    likely = dataclasses.replace(workload, jitter=Spread().jitter[1])
+    model = forecast_step(likely, network, row.num_ranks)
+    return max(0.0, 1e-3 * row.step_ms.median - model.step_s)
 
 
 def costs(wanted: Sequence[Forecast], network: Network, site: Site) -> dict[str, Any]:

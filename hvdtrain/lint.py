@@ -196,4 +196,7 @@ def charge_text(config: Config, layout: Layout) -> str:
     node_hours, units = charge(config, layout)
     cost = f", {units:,.4g} {layout.partition.charge.unit}" if units else ""
     tasks = " per task of the array" if config.slurm.array else ""
-    return f"  charge{tasks}: at most {node_hours:,.4g} node hours{cost} on {layout.site.name}, {layout.partition_name}"
+    times = config.slurm.max_requeues
+    again = f"; as much again each time it queues itself again, at most {times} times" if times else ""
+    where = f"{layout.site.name}, {layout.partition_name}"
+    return f"  charge{tasks}: at most {node_hours:,.4g} node hours{cost} on {where}{again}"

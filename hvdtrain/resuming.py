@@ -67,7 +67,8 @@ def continued(run: RunDir, prepared: Prepared) -> Prepared:
     if changed:
         raise PlanError(
             f"--resume {run.short_id}: the configuration is not the run's own; it differs in {', '.join(changed)}. "
-            f"Continue with its own: hvdtrain run {run.config} --resume {run.short_id}, or start a new run"
+            f"Continue with its own: hvdtrain {'submit' if run.job_id() else 'run'} --resume {run.short_id}, or start "
+            "a new run"
         )
     _check_same_training(run, old, new)
     ledger = {entry.name: entry for entry in new.ledger}

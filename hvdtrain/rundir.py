@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,25 @@ def find_runs(root: Path) -> list[RunDir]:
     return sorted(found, key=lambda run: run.path.name, reverse=True)
 
 
+def find_runs_named(name: str, root: Path) -> list[RunDir]:
+    """Return the run that a name names, or all runs of the job array that it is the id of.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    return tasks_of(name, find_runs(root)) or [find_run(name, root)]
+
+
+def tasks_of(name: str, runs: Sequence[RunDir]) -> list[RunDir]:
+    """Return the runs of a job array: its id, or the short id they have in common."""
+    if not re.fullmatch(r"\w+", name):
+        return []
+    found = [run for run in runs if run.short_id.startswith(f"{name}.")]
+    if not found and name.isdigit():
+        found = [run for run in runs if (run.job_id() or "").startswith(f"{name}_")]
+    return sorted(found, key=lambda run: run.path.name)
+
+
 def find_run(name: str, root: Path) -> RunDir:
     """Return the run that a path, a run's directory name, its short id or its batch job's id names.
 
@@ -220,5 +240,9 @@ def find_run(name: str, root: Path) -> RunDir:
         for run in runs:
             if run.job_id() == name:
                 return run
+    tasks = tasks_of(name, runs)
+    if tasks:
+        which = ", ".join(run.job_id() or run.short_id for run in tasks[:5])
+        raise NotFoundError(f"{name} is an array of {len(tasks)} runs; name one of them: {which}")
     known = ", ".join(run.short_id for run in runs[:5]) or "none"
     raise NotFoundError(f"no run {name!r}: give a run directory, a short id or a job id; newest under {root}: {known}")

@@ -59,11 +59,11 @@ def submit_config(
         talk(f"{nice_path(run.path)} is finished; nothing is left to train")
         return int(ExitCode.OK)
     check(ready.first, run.path.parent if run is not None else runs_root)
+    talk(ledger_text(ready.first.plan))
+    talk(charge_text(ready.first.config, _layout(ready.first)))
     if dry_run:
         print(ready.first.text(), end="")
         return int(ExitCode.OK)
-    talk(ledger_text(ready.first.plan))
-    talk(charge_text(ready.first.config, _layout(ready.first)))
     runs = _make_runs(ready, runs_root) if run is None else [run]
     if run is not None:
         make_ready_again(run, ready.first)

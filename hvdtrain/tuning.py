@@ -42,6 +42,8 @@ class Tuned:
     chosen: tuple[Setting, ...]
     gain: tuple[float, float, float] | None
     seconds: float
+    num_candidates: int
+    is_out_of_time: bool
 
 
 def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_rounding: bool) -> Tuned:
@@ -88,11 +90,12 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
         talk(f"{len(candidates)} settings to try, each on its own, {SCREENING_REPEATS} times")
         _screen(bench, candidates)
         found = trials(candidates, bench.throughputs)
-        best = winners(found)
+        best = winners([trial for trial in found if trial.ratio.n == SCREENING_REPEATS])
         gain = _confirm(bench, best) if best else None
     chosen = tuple(best) if is_worth_it(gain) else ()
     interval = (gain.median, gain.low, gain.high) if gain else None
-    return Tuned(tuple(found), chosen, interval, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Tuned(tuple(found), chosen, interval, seconds, len(candidates), seconds > 60 * minutes)
 
 
 def _screen(bench: _Bench, candidates: Sequence[Setting]) -> None:
@@ -193,7 +196,13 @@ def tuned_text(found: Tuned) -> str:
         )
     else:
         lines.append("\nNothing is faster than the configuration as it is.")
-    lines.append(f"It took {duration(found.seconds)}.")
+    if found.is_out_of_time:
+        whole = sum(trial.ratio.n == SCREENING_REPEATS for trial in found.trials)
+        lines.append(
+            f"The time was up: {whole} of {found.num_candidates} settings were tried as often as planned; use "
+            "more --minutes."
+        )
+    lines.append(f"It took {duration(found.seconds)}." + ("" if found.chosen else " No configuration is written."))
     return "\n".join(lines)
 
 

@@ -212,11 +212,9 @@ def follow(run: RunDir, rank: int | None) -> Iterator[str]:
 
 def is_over(run: RunDir) -> bool:
     """Tell whether nothing more will be written: no job of the run is in the queue."""
-    if run.finished.exists():
-        return True
     job_id = run.job_id()
     if job_id is None:
-        return run.exit_code() is not None or run.state() == "failed"
+        return run.finished.exists() or run.exit_code() is not None or run.state() == "failed"
     entry = _ask_seldom(run.scheduler(), job_id)
     return entry is None or not entry.is_active
 

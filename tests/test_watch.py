@@ -161,7 +161,7 @@ def test_logs_show_the_jobs_log_or_a_ranks(slurm):
     assert hvdtrain(slurm, "logs", "abcdef", "--rank", "1").stdout == "of rank 1\n"
 
 
-def test_following_ends_with_the_run(slurm):
+def test_following_ends_with_the_job_whose_last_words_come_after_the_run(slurm):
     run = make_run(slurm / "runs", "abcdef", "7")
     (slurm / "queue").write_text("7|RUNNING|None\n")
     (run.logs / "slurm-7.out").write_text("first\n")
@@ -172,8 +172,13 @@ def test_following_ends_with_the_run(slurm):
     with open(run.logs / "slurm-7.out", "a") as file:
         file.write("second\n")
     run.finished.touch()
+    assert process.stdout.readline() == "second\n"
+    time.sleep(1.0)
+    with open(run.logs / "slurm-7.out", "a") as file:
+        file.write("done\n")
+    (slurm / "queue").write_text("7|COMPLETED|None\n")
     rest, _ = process.communicate(timeout=30)
-    assert rest == "second\n"
+    assert rest == "done\n"
 
 
 def test_a_table_is_short_enough_for_a_terminal(slurm):
@@ -193,9 +198,30 @@ def test_following_shows_the_new_job_and_not_the_old_one(slurm):
     time.sleep(1.5)
     (run.logs / "slurm-8.out").write_text("of the new job\n")
     time.sleep(1.0)
-    run.finished.touch()
+    (slurm / "queue").write_text("8|COMPLETED|None\n")
     out, _ = process.communicate(timeout=30)
     assert out == "of the new job\n"
+
+
+def test_the_id_of_an_array_names_all_of_its_runs(slurm):
+    for index in range(3):
+        make_run(slurm / "runs", f"abcdef.{index}", f"7_{index}")
+    make_run(slurm / "runs", "bbbbbb", "77")
+    (slurm / "queue").write_text("7_0|RUNNING|None\n7_1|PENDING|Priority\n")
+    for name in ("7", "abcdef"):
+        rows = json.loads(hvdtrain(slurm, "status", name, "--json").stdout)
+        assert [row["job_id"] for row in rows] == ["7_0", "7_1", "7_2"]
+    result = hvdtrain(slurm, "why", "7")
+    assert result.returncode == 4
+    assert "7 is an array of 3 runs; name one of them: 7_0, 7_1, 7_2" in result.stderr
+
+
+def test_a_slurm_that_has_gone_is_said_at_once(slurm, monkeypatch):
+    make_run(slurm / "runs", "abcdef", "7")
+    monkeypatch.setenv("SLURM_CONF", str(slurm / "gone.conf"))
+    result = hvdtrain(slurm, "cancel", "abcdef")
+    assert result.returncode == 3
+    assert "gone.conf, and there is no such file: unset SLURM_CONF" in result.stderr
 
 
 def test_the_job_that_started_last_counts(slurm):

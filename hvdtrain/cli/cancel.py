@@ -11,12 +11,13 @@ from hvdtrain.cli.options import runs_option
 
 @click.command(name="cancel")
 @click.argument("name", metavar="RUN")
-@click.option("--now", is_flag=True, help="At once, without a save.")
+@click.option("--now", is_flag=True, help="Tell the scheduler to end it at once: saved only if there is time.")
 @runs_option
 def command(name: str, now: bool, runs_root: Path) -> None:
-    """Stop the job of RUN; it saves its state first, and is not queued again."""
+    """Stop the job of RUN, or of a whole array; it saves its state first, and is not queued again."""
     from hvdtrain.cli.show import talk
     from hvdtrain.control import cancel
-    from hvdtrain.rundir import find_run
+    from hvdtrain.rundir import find_runs_named
 
-    talk(cancel(find_run(name, runs_root), at_once=now))
+    for run in find_runs_named(name, runs_root):
+        talk(cancel(run, at_once=now))

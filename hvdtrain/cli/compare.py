@@ -48,4 +48,6 @@ def command(study_a: str, study_b: str, as_json: bool, root: Path) -> None:
     ]
     if rows:
         print(table(("ranks", "quantity", "A", "B", "B / A", ""), rows, markdown=False))
+    if compared == 0:
+        raise ConfigError("nothing can be compared: an interval needs at least 3 repeats in both studies (--repeats 3)")
     print(f"{len(found)} of {compared} comparisons differ by more than their 95 % intervals (at least 3 repeats each).")

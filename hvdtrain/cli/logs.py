@@ -17,15 +17,20 @@ from hvdtrain.cli.options import runs_option
 def command(name: str, rank: int | None, follow: bool, runs_root: Path) -> None:
     """Print the log of RUN: a run directory, a short id or a job id."""
     from hvdtrain import watch
+    from hvdtrain.cli.show import talk
     from hvdtrain.errors import NotFoundError
     from hvdtrain.rundir import find_run
 
     run = find_run(name, runs_root)
     if follow:
+        row = watch.statuses([run])[0]
+        if row.state == "pending":
+            talk(f"job {row.job_id} is pending ({row.reason}); its log is shown once it starts")
         for text in watch.follow(run, rank):
             click.echo(text, nl=False)
         return
     log = watch.newest_log(run, rank)
     if log is None:
-        raise NotFoundError(f"{run.path}: {'rank ' + str(rank) + ' has' if rank is not None else 'it has'} no log yet")
+        whose = f"rank {rank}" if rank is not None else "it"
+        raise NotFoundError(f"{run.path}: {whose} has no log; where the run is: hvdtrain why {run.short_id}")
     click.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)

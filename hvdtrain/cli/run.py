@@ -16,7 +16,12 @@ from hvdtrain.errors import ConfigError
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="CONFIG | -- COMMAND [ARGS]...")
 @config_options
 @click.option(
-    "--resume", is_flag=False, flag_value="", default=None, metavar="[RUN]", help="Continue the newest or a named run."
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[RUN]",
+    help="Continue RUN; without it, the newest unfinished run of CONFIG.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the script and start nothing.")
 @runs_option
@@ -57,7 +62,7 @@ def what_to_run(words: tuple[str, ...], resume: str | None, *, verb: str = "run"
     if not words and resume:
         is_config = Path(resume).suffix in (".yaml", ".yml")
         return (resume, "") if is_config else (None, resume)
-    return one_config(words, verb), resume
+    return one_config(words, verb, resume), resume
 
 
 def is_user_command(words: tuple[str, ...]) -> bool:
@@ -65,12 +70,17 @@ def is_user_command(words: tuple[str, ...]) -> bool:
     return bool(words) and "--" in sys.argv and list(words) == sys.argv[sys.argv.index("--") + 1 :]
 
 
-def one_config(words: tuple[str, ...], verb: str = "run") -> str:
+def one_config(words: tuple[str, ...], verb: str = "run", resume: str | None = None) -> str:
     """Return the configuration's path.
 
     Raises:
         ConfigError: If there is none, or more than one word.
     """
+    if not words and resume is not None:
+        raise ConfigError(
+            "--resume needs a run, or a configuration whose newest unfinished run it takes: "
+            f"hvdtrain {verb} --resume RUN; hvdtrain list shows the runs"
+        )
     if not words:
         command = ", or -- and a command" if verb == "run" else ""
         raise ConfigError(f"{verb} needs a configuration{command}; try: hvdtrain {verb} configs/digits_cnn.yaml")

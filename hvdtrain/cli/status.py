@@ -19,10 +19,10 @@ MAX_RUNS = 100
 def command(names: tuple[str, ...], as_json: bool, runs_root: Path) -> None:
     """Show where runs are: a run directory, a short id or a job id; without one, the newest runs."""
     from hvdtrain.cli.show import status_table, status_text
-    from hvdtrain.rundir import find_run, find_runs
+    from hvdtrain.rundir import find_runs, find_runs_named
     from hvdtrain.watch import statuses
 
-    runs = [find_run(name, runs_root) for name in names] or find_runs(runs_root)[:MAX_RUNS]
+    runs = [run for name in names for run in find_runs_named(name, runs_root)] or find_runs(runs_root)[:MAX_RUNS]
     rows = statuses(runs)
     if as_json:
         click.echo(json.dumps([row.as_json() for row in rows]))

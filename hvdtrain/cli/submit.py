@@ -15,7 +15,12 @@ from hvdtrain.cli.options import changes_of, config_options, runs_option, site_o
 @config_options
 @site_options
 @click.option(
-    "--resume", is_flag=False, flag_value="", default=None, metavar="[RUN]", help="Continue the newest or a named run."
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[RUN]",
+    help="Continue RUN; without it, the newest unfinished run of CONFIG.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the script and submit nothing.")
 @runs_option

@@ -22,6 +22,8 @@ def command(name: str, runs_root: Path) -> None:
     from hvdtrain.cli.show import talk
     from hvdtrain.errors import HvdtrainError, NotFoundError
     from hvdtrain.rundir import find_run, read_json
+    from hvdtrain.runner import end_group
+    from hvdtrain.signals import interruptible
     from hvdtrain.sites import load_site
 
     run = find_run(name, runs_root)
@@ -40,4 +42,11 @@ def command(name: str, runs_root: Path) -> None:
     talk(f"               http://127.0.0.1:{tunnel.LOCAL_PORT}{prefix}/     (Ctrl-C ends it)")
     command = tunnel.tensorboard_command(sys.executable, run.tensorboard, port=port)
     environ = {**os.environ, tunnel.PREFIX_NAME: prefix}
-    sys.exit(subprocess.call(command, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=environ, stdin=quiet, stderr=quiet, start_new_session=True) as server:
+        try:
+            with interruptible():  # a closed terminal ends the server as Ctrl-C does
+                sys.exit(server.wait())
+        finally:
+            server.terminate()
+            end_group(server.pid)

@@ -13,6 +13,7 @@ from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
 from hvdtrain.launch.shell import PASSED_NAMES
 
 TIMEOUT_S = 60.0
+OF_SLURM = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "salloc")
 # What of the user's environment reaches a job beside the names that ranks see: the scheduler's own, and this Python.
 OWN_NAMES = re.compile(
     r"(SLURM|SBATCH|PBS|HVDTRAIN|LMOD|MODULES)_\w+$|MODULE(SHOME|PATH)$|BASH_ENV$|BASH_FUNC_(module|ml)%%$"
@@ -59,6 +60,12 @@ def call(program: str, *words: str, environ: Mapping[str, str] | None = None) ->
             f"{program} is not on PATH, so there is no such scheduler here: log in to a machine of the cluster (or try "
             "Slurm without a cluster: make cluster-up)"
         )
+    configuration = os.environ.get("SLURM_CONF")
+    if configuration is not None and program in OF_SLURM and not Path(configuration).is_file():
+        raise RefusedError(
+            f"SLURM_CONF names {configuration}, and there is no such file: unset SLURM_CONF, or start that Slurm "
+            "(make cluster-up)"
+        )
     try:
         return subprocess.run(
             [found, *words],
@@ -78,5 +85,7 @@ def call(program: str, *words: str, environ: Mapping[str, str] | None = None) ->
 
 def complaint(result: subprocess.CompletedProcess[str]) -> str:
     """Return what a program said when it failed, in one line."""
+    if "configuration source" in result.stderr:
+        return "there is no Slurm here, or SLURM_CONF does not name its configuration (make cluster-up prints it)"
     lines = [line.strip() for line in (result.stderr + result.stdout).splitlines() if line.strip()]
     return " ".join(re.sub(r"^\w+: (error: )?", "", line) for line in lines) or "it does not say why"

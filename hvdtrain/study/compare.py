@@ -15,6 +15,8 @@ QUANTITIES = (
     ("to_ceiling", "share of the ceiling", True),
 )
 
+MIN_REPEATS = 3  # with fewer, the interval of a median says nothing
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -43,14 +45,13 @@ class Difference:
 def differences(before: ScalingTable, after: ScalingTable) -> tuple[list[Difference], int]:
     """Return the significant differences, and how many quantities were compared.
 
-    A difference counts if the two 95 % intervals do not meet and both studies have at least three repeats: with fewer,
-    the interval of a median says nothing.
+    A difference counts if the two 95 % intervals do not meet; quantities with too few repeats are not compared.
     """
     found, compared = [], 0
     for one, other in pairs(before, after):
         for name, words, more_is_better in QUANTITIES:
             a, b = getattr(one, name), getattr(other, name)
-            if a is None or b is None or a.low == a.high == b.low == b.high:
+            if a is None or b is None or min(a.n, b.n) < MIN_REPEATS or a.low == a.high == b.low == b.high:
                 continue
             compared += 1
             if is_significant(a, b):
@@ -66,4 +67,4 @@ def pairs(before: ScalingTable, after: ScalingTable) -> Sequence[tuple[SizeRow, 
 
 def is_significant(a: Estimate, b: Estimate) -> bool:
     """Tell whether two estimates are further apart than their intervals reach."""
-    return min(a.n, b.n) >= 3 and (a.high < b.low or b.high < a.low)
+    return a.high < b.low or b.high < a.low

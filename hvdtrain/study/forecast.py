@@ -43,6 +43,7 @@ class Workload:
         overlaps: Whether gradients travel while others are still being computed; hvdtrain sends them together unless
             horovod.num_groups says otherwise.
         fusion_bytes: Size of the fusion buffer.
+        fixed_s: What a step with other ranks costs besides, as measured: calls, and waiting beyond jitter.
     """
 
     step_s: float
@@ -50,6 +51,7 @@ class Workload:
     jitter: float = 0.0
     overlaps: bool = False
     fusion_bytes: float = FUSION_BYTES
+    fixed_s: float = 0.0
 
     @property
     def gradient_bytes(self) -> float:
@@ -95,7 +97,7 @@ def forecast_step(workload: Workload, network: Network, num_ranks: int) -> StepF
         num_ranks=num_ranks,
         compute_s=workload.step_s,
         straggling_s=straggling,
-        exposed_s=max(0.0, end - workload.step_s),
+        exposed_s=max(0.0, end - workload.step_s) + (workload.fixed_s if num_ranks > 1 else 0.0),
         allreduce_s=sum(after - before for before, after in messages),
     )
 

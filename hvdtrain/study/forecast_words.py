@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 HEAD = (
     "ranks", "nodes", "examples/s", "efficiency", "low to high", "compute ms", "stragglers ms", "gradients ms",
-    "hours", "node hours", "charge",
+    "time", "node hours", "charge",
 )  # fmt: skip
 
 
@@ -34,10 +34,21 @@ def _cells(row: Mapping[str, Any], charge: str) -> tuple[str, ...]:
         f"{likely:.0%}",
         f"{low:.0%} to {high:.0%}",
         *(f"{1e3 * step[name]:.3g}" for name in ("compute_s", "straggling_s", "exposed_s")),
-        f"{row['hours'][1]:.3g}",
+        time_text(row["hours"][1]),
         f"{row['node_hours']:,.3g}",
         charge,
     )
+
+
+def time_text(hours: float) -> str:
+    """Return a time in the unit people would use.
+
+    >>> time_text(0.0001), time_text(0.5), time_text(30)
+    ('0.36 s', '30 min', '30 h')
+    """
+    if hours >= 1:
+        return f"{hours:.3g} h"
+    return f"{60 * hours:.3g} min" if hours >= 1 / 60 else f"{3600 * hours:.3g} s"
 
 
 def forecast_lines(found: Mapping[str, Any]) -> list[str]:
@@ -50,13 +61,25 @@ def forecast_lines(found: Mapping[str, Any]) -> list[str]:
         verdict = f"All of these sizes do useful work at least half of the time, up to {most:,} ranks."
     else:
         verdict = f"Beyond about {worthwhile:,} ranks more than half of the node hours are waiting: money wasted."
+    largest_batch = max(row["num_ranks"] for row in found["rows"]) * found["batch_size_per_rank"]
+    short = (
+        [
+            f"An epoch has {found['num_examples_per_epoch']:,} examples, which cannot fill one step of the largest "
+            f"size ({largest_batch:,.0f}): these data are too few for it."
+        ]
+        if not found["is_strong"] and largest_batch > found["num_examples_per_epoch"]
+        else []
+    )
     way = "while others are still being computed" if found["overlaps"] else "together, after back-propagation"
     shares, jitter = found["spread"]["wire_share"], found["spread"]["jitter"]
     return [
         verdict,
+        *short,
         f"Built on: {1e3 * found['step_s']:.3g} ms of computing per step (measured with {found['measured_ranks']} "
         f"ranks, communication taken out), {found['gradient_bytes'] / 1e6:,.3g} MB of gradients that travel {way}, "
         f"{found['num_examples']:,} examples to be trained on.",
+        f"{1e3 * found['fixed_s']:.3g} ms of each step with other ranks are taken over from the measurement: what the "
+        "model of network and jitter does not explain there.",
         f"Network: {network['title']}, {network['bandwidth_gb_s']:.3g} GB/s per node and way, "
         f"{network['latency_us']:g} us, {network['ranks_per_node']} ranks per node. Source: {network['source']}.",
         f"Low and high: {shares[0]:.0%} and {shares[2]:.0%} of the bandwidth can be used (likely {shares[1]:.0%}), "

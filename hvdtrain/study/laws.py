@@ -107,8 +107,7 @@ def _fit(
 ) -> Fit:
     sizes = sorted(size for size in speedups if size > 1 and speedups[size])
     if len(sizes) < min_sizes:
-        have = "none" if not sizes else ", ".join(f"{size:g}" for size in sizes)
-        why = f"needs {min_sizes} sizes besides the baseline, and there are {len(sizes)} ({have})"
+        why = f"needs {min_sizes} sizes besides the baseline, and this study has {len(sizes)}"
         return Fit(law, {}, None, refused=why)
     middle = [statistics.median(speedups[size]) for size in sizes]
     values = solve(sizes, middle)

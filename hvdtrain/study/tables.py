@@ -42,7 +42,7 @@ def speed_cells(row: SizeRow) -> tuple[str, ...]:
         f"{row.global_batch_size:,}",
         str(row.steps_per_execution),
         f"{row.examples_per_s.median:,.0f}",
-        f"{row.examples_per_s.low:,.0f} to {row.examples_per_s.high:,.0f}",
+        f"{row.examples_per_s.low:,.0f} to {row.examples_per_s.high:,.0f}" if row.examples_per_s.n > 1 else "",
         f"{row.step_ms.median:.3g}",
         _with_interval(row.speedup),
         _with_interval(row.efficiency),

@@ -15,8 +15,10 @@ def main() -> None:
     options = parser.parse_args()
     cluster = Cluster(options.folder.resolve())
     if options.what == "down":
+        print("stopping Slurm and its jobs, half a minute at most ...", file=sys.stderr, flush=True)
         cluster.down()
         shutil.rmtree(cluster.folder, ignore_errors=True)
+        print("stopped; now: unset SLURM_CONF", file=sys.stderr)
         return
     missing = missing_programs()
     if missing:

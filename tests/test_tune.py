@@ -1,0 +1,43 @@
+"""Tuning for real: what is plainly slow is found, what is written works, and nothing is overwritten."""
+
+import json
+import subprocess
+import sys
+
+from hvdtrain.config_file import load_config
+from tests.conftest import PROJECT
+
+DIGITS = str(PROJECT / "configs" / "digits_cnn.yaml")
+SLOW = ("--ranks", "1", "--set", "training.steps_per_execution=1")
+
+
+def tune(*words, cwd, code=0):
+    command = [sys.executable, "-m", "hvdtrain", "tune", DIGITS, *words]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400, check=False)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
+
+
+def test_one_step_per_call_is_found_to_be_slow_and_mended(tmp_path, require_horovod):
+    result = tune(*SLOW, "--minutes", "4", "--json", "--out", "tuned.yaml", cwd=tmp_path)
+    found = json.loads(result.stdout)
+    chosen = {setting["key"]: setting["value"] for setting in found["chosen"]}
+    assert int(chosen["training.steps_per_execution"]) > 1
+    assert found["gain"][0] > 1.05, "Python between the steps of a small model is more than a twentieth"
+    assert not any(trial["setting"]["changes_rounding"] for trial in found["trials"])
+    tuned = load_config(tmp_path / "tuned.yaml")
+    assert str(tuned.training.steps_per_execution) == chosen["training.steps_per_execution"]
+    assert tuned.measure is None, "the tuned configuration trains"
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "mine.yaml").write_text("precious")
+    result = tune("--out", "mine.yaml", cwd=tmp_path, code=2)
+    assert "exists" in result.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+
+
+def test_mirrored_has_nothing_to_tune(tmp_path):
+    result = tune("--strategy", "mirrored", "--ranks", "1", "--out", "t.yaml", cwd=tmp_path, code=2)
+    assert "MirroredStrategy" in result.stderr
+    assert not (tmp_path / "t.yaml").exists()
