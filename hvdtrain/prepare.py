@@ -169,7 +169,7 @@ def make_ready_again(run: RunDir, prepared: Prepared) -> None:
     """Clear what an earlier start of a run left, and write what the next one goes by."""
     for record in run.logs.glob("rank_*.error.json"):
         record.unlink()
-    for leftover in (run.exit, run.stop):
+    for leftover in (run.exit, run.stop, run.progress):
         leftover.unlink(missing_ok=True)
     write_plan(run, prepared)
 

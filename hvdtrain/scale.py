@@ -100,8 +100,9 @@ def scale_on_site(question: Question, site_name: str, root: Path, *, ranks_per_n
         run = new_run(one, study.runs, name=point.name)
         job_id = submit_run(one, run)
         talk(f"{point.title}, repeat {point.repeat + 1}: job {job_id}")
+    talk(f"\nwatch: hvdtrain status --runs {nice_path(study.runs)}")
     if not wait:
-        talk(f"\ncollect what has ended: hvdtrain scale --collect {study.short_id}")
+        talk(f"collect what has ended: hvdtrain scale --collect {study.short_id}")
         print(study.short_id)
         return int(ExitCode.OK)
     return collect(study, wait=True)

@@ -42,6 +42,7 @@ class Record(keras.callbacks.Callback):
         self._write = write
         self._progress = progress or (lambda **values: None)
         self._began = self._train_ended = self._shown = 0.0
+        self._counted_from = (0.0, 0)  # time and step from which the speed that is shown counts
         self._epoch = self._steps = 0
         self.first_step_time = 0.0
         self.last_logs: dict[str, Any] = {}
@@ -50,6 +51,7 @@ class Record(keras.callbacks.Callback):
         """Start the clock."""
         self._epoch = epoch
         self._began, self._train_ended, self._steps = time.perf_counter(), 0.0, 0
+        self._counted_from = (self._began, self._steps_done)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Move the bar."""
@@ -57,16 +59,17 @@ class Record(keras.callbacks.Callback):
         if not self.first_step_time and self._steps > self._steps_done:
             self.first_step_time = time.time()
             self._write("first_step", step=self._steps)
+            self._counted_from = (time.perf_counter(), self._steps)  # tracing is no measure of speed
         self._show_progress()
         self._console.bar(self._steps, self._plan.steps_per_epoch, f"loss {float((logs or {}).get('loss', 0)):.4f}")
 
     def _show_progress(self) -> None:
         now = time.perf_counter()
-        if now - self._shown < PROGRESS_S:
+        began, first = self._counted_from
+        if now - self._shown < PROGRESS_S or self._steps <= first:
             return
         self._shown = now
-        done = self._steps - self._steps_done
-        rate = done * self._plan.global_batch_size / max(now - self._began, 1e-9)
+        rate = (self._steps - first) * self._plan.global_batch_size / max(now - began, 1e-9)
         step = self._epoch * self._plan.steps_per_epoch + self._steps
         total_steps = self._plan.total_steps
         self._progress(epoch=self._epoch + 1, step=step, total_steps=total_steps, examples_per_s=round(rate, 1))
