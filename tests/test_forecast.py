@@ -38,6 +38,15 @@ def test_one_rank_waits_for_nobody():
     assert forecast_step(replace(WORKLOAD, jitter=0.1), PRESETS["ethernet-10g"], 1).efficiency == 1
 
 
+@given(name=NETWORKS, ranks=st.integers(2, 30_000))
+def test_what_was_measured_beyond_the_model_is_part_of_every_step_with_others(name, ranks):
+    step, more = (
+        forecast_step(replace(WORKLOAD, fixed_s=fixed), PRESETS[name], ranks).step_s for fixed in (0.0, 0.01)
+    )
+    assert more == pytest.approx(step + 0.01)
+    assert forecast_step(replace(WORKLOAD, fixed_s=0.01), PRESETS[name], 1).step_s == WORKLOAD.step_s
+
+
 @given(name=NETWORKS, ranks=RANKS)
 def test_overlap_never_hurts_a_model_that_fits_one_buffer(name, ranks):
     small = replace(WORKLOAD, layers=(Layer(1e6, 1.0),))

@@ -124,6 +124,18 @@ def test_a_forecast_needs_a_network_that_was_measured_or_named(scaled):
     found = json.loads(result.stdout)
     assert [row["num_ranks"] for row in found["rows"]] == [64, 512]
     assert found["cost"]["site"] == "bridges2"
+    assert [row["nodes"] for row in found["rows"]] == [8, 64], "its nodes have 8 GPUs"
+    assert "these data are too few" in hvdtrain("forecast", "--ranks", "512", "--network", "roce-25g", cwd=folder).stdout
+
+
+def test_a_forecast_of_what_was_measured_is_what_was_measured(scaled):
+    study, folder, _ = scaled
+    result = hvdtrain("forecast", "--ranks", "2", "--network", "ib-hdr", "--json", cwd=folder)
+    row = json.loads(result.stdout)["rows"][0]
+    measured = next(sample for sample in study.samples() if sample.num_ranks == 2)
+    low, _, high = row["examples_per_s"]
+    assert low <= measured.examples_per_s * 1.01
+    assert high >= measured.examples_per_s * 0.99
 
 
 def test_a_study_goes_on_where_it_was_interrupted(scaled, tmp_path):
