@@ -125,7 +125,8 @@ def test_a_forecast_needs_a_network_that_was_measured_or_named(scaled):
     assert [row["num_ranks"] for row in found["rows"]] == [64, 512]
     assert found["cost"]["site"] == "bridges2"
     assert [row["nodes"] for row in found["rows"]] == [8, 64], "its nodes have 8 GPUs"
-    assert "these data are too few" in hvdtrain("forecast", "--ranks", "512", "--network", "roce-25g", cwd=folder).stdout
+    result = hvdtrain("forecast", "--ranks", "512", "--network", "roce-25g", cwd=folder)
+    assert "these data are too few" in result.stdout
 
 
 def test_a_forecast_of_what_was_measured_is_what_was_measured(scaled):
