@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.bench.launch import into_log, tail
+from hvdtrain.bench.launch import execute_logged, tail
 from hvdtrain.bench.table import table
-from hvdtrain.errors import EnvironmentNotFitError, ExitCode
+from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.facts import gather_facts, search_path
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import script_text
 from hvdtrain.report import model_of, model_words
-from hvdtrain.runner import execute
 from hvdtrain.sizes import size_text
 from hvdtrain.study.cost_model import relative_errors
 from hvdtrain.study.plots import bandwidths
@@ -48,12 +47,8 @@ def measure_allreduce(num_ranks: int, sizes: Sequence[int], *, seconds: float) -
             launcher=facts.mpi,
         )
         log = Path(folder, "log")
-        code = execute(
-            into_log(["bash", "-c", script_text(script), "hvdtrain"], log),
-            environ={**os.environ, "PATH": search_path()},
-        )
-        if code in (int(ExitCode.INTERRUPTED), 128 + 15, 128 + 1):
-            raise KeyboardInterrupt
+        command = ["bash", "-c", script_text(script), "hvdtrain"]
+        code, _ = execute_logged(command, {**os.environ, "PATH": search_path()}, log)
         found = Path(folder, "allreduce.json")
         if code or not found.exists():
             raise EnvironmentNotFitError(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.cli.show import nice_path, talk
-from hvdtrain.errors import ExitCode
 from hvdtrain.jobs import bash, first_failure
 from hvdtrain.prepare import Prepared, new_run, new_run_name
 from hvdtrain.rundir import RunDir
 from hvdtrain.runner import execute, rank_environment
-
-STOPPED = (int(ExitCode.INTERRUPTED), 128 + 15, 128 + 1)
 
 
 def run_measurement(prepared: Prepared, root: Path, name: str, *, title: str) -> int:
@@ -29,7 +27,7 @@ def run_measurement(prepared: Prepared, root: Path, name: str, *, title: str) ->
         code = execute(
             [bash(), str(run.script), str(run.path)], environ=rank_environment(dict(os.environ)), noise=noise
         )
-    if code and code not in STOPPED:
+    if code and code not in SIGNALLED:
         first = first_failure(run)
         why = f": {first['error']}: {first['message'].splitlines()[0]}" if first and first["message"] else ""
         talk(f"  {title} failed with exit code {code}{why}\n  logs: {nice_path(run.logs)}")

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hvdtrain._version import __version__
+from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
 from hvdtrain.cli.show import duration, nice_path, talk
 from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, assumed_facts, gather_facts
-from hvdtrain.measuring import STOPPED, run_measurement
+from hvdtrain.measuring import run_measurement
 from hvdtrain.prepare import Prepared, new_run, new_run_name, prepare
 from hvdtrain.report import write_report
 from hvdtrain.sites import Site, load_site
@@ -61,7 +62,7 @@ def _run_all(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
         left = (time.monotonic() - began) / place * (len(missing) - place) if place else None
         talk(f"{place + 1}/{len(missing)}: {point.title}" + (f" (about {duration(left)} left)" if left else ""))
         code = run_measurement(prepared[point], study.runs, point.name, title=point.title)
-        if code in STOPPED:
+        if code in SIGNALLED:
             talk(f"stopped; go on: hvdtrain scale --resume {study.short_id}")
             _finish(study)
             return int(ExitCode.INTERRUPTED)

@@ -14,8 +14,6 @@ from hvdtrain.rundir import RunDir, read_json, write_text
 from hvdtrain.study.expand import Point, Question, points
 from hvdtrain.study.sample import Sample, sample_of
 
-STUDIES = "studies"
-
 
 @dataclass(frozen=True)
 class StudyDir:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.statistics import estimate, paired_ratios
 from hvdtrain.bench.table import table
 from hvdtrain.cli.show import duration, talk
 from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError
 from hvdtrain.facts import Facts, gather_facts
-from hvdtrain.measuring import STOPPED, run_measurement
+from hvdtrain.measuring import run_measurement
 from hvdtrain.prepare import Prepared, prepare
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.study.knobs import DEFAULT, Setting, Trial, is_worth_it, settings, trials, winners
@@ -149,7 +150,7 @@ class _Bench:
         self._count += 1
         run_name = f"{self._count:03d}"
         code = run_measurement(prepared, self._folder, run_name, title=name)
-        if code in STOPPED:
+        if code in SIGNALLED:
             raise KeyboardInterrupt
         run = RunDir(self._folder / prepared.plan.name / run_name)
         found = read_json(run.measurement)

@@ -65,18 +65,3 @@ def open_page(page: Path, selector: str, *more: str) -> Opened:
 
     console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
     return Opened(json.loads(html.unescape(probe.group(1))), console)
-
-
-def screenshot(page: Path, picture: Path, *, height: int = 2400) -> None:
-    """Take a picture of a page."""
-    browser = find_browser()
-    assert browser is not None
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-                f"--user-data-dir={folder}/profile", f"--window-size=1280,{height}", f"--screenshot={picture}",
-                page.resolve().as_uri(),
-            ],
-            capture_output=True, timeout=120, check=True,
-        )  # fmt: skip

@@ -30,6 +30,29 @@ def test_one_step_per_call_is_found_to_be_slow_and_mended(tmp_path, require_horo
     assert tuned.measure is None, "the tuned configuration trains"
 
 
+SAME_BITS = (
+    "training.steps_per_execution=1",
+    "launch.yield_when_idle=false",
+    "horovod.reduction=horovod",
+    "horovod.cycle_time_ms=0.5",
+    "horovod.num_groups=2",
+)
+
+
+def test_what_is_tried_without_asking_leaves_every_bit_of_the_training(tmp_path, require_horovod):
+    short = ("--ranks", "2", "--set", "training.epochs=2")
+    digests = set()
+    for setting in ("training.seed=0", *SAME_BITS):
+        command = [sys.executable, "-m", "hvdtrain", "run", DIGITS, *short, "--set", setting]
+        subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=True)
+        digests |= {json.loads(path.read_text())["digest"] for path in tmp_path.glob("runs/*/*/summary.json")}
+    assert len(digests) == 1
+    command = [sys.executable, "-m", "hvdtrain", "run", DIGITS, *short, "--set", "training.seed=1"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=True)
+    digests = {json.loads(path.read_text())["digest"] for path in tmp_path.glob("runs/*/*/summary.json")}
+    assert len(digests) == 2, "another seed gives other bits"
+
+
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "mine.yaml").write_text("precious")
     result = tune("--out", "mine.yaml", cwd=tmp_path, code=2)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import json_option
-from hvdtrain.cli.scale import studies_option
+from hvdtrain.cli.options import json_option, studies_option
 from hvdtrain.errors import ConfigError
 
 

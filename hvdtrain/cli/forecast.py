@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import json_option
-from hvdtrain.cli.scale import ranks_of, studies_option
+from hvdtrain.cli.options import json_option, ranks_of, studies_option
 
 
 @click.command(name="forecast")

@@ -11,6 +11,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+RUNS = "runs"
+STUDIES = "studies"
 KEYS = {
     "ranks": "launch.num_ranks",
     "strategy": "launch.strategy",
@@ -81,16 +83,50 @@ def site_options(function: F) -> F:
     return click.option("--site", metavar="SITE", help="Site profile, by name or path (slurm.site).")(nodes(function))
 
 
+def resume_option(function: F) -> F:
+    """Add --resume, with a run or without."""
+    return click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="",
+        default=None,
+        metavar="[RUN]",
+        help="Continue RUN; without it, the newest unfinished run of CONFIG.",
+    )(function)
+
+
 def runs_option(function: F) -> F:
     """Add --runs, the directory of runs."""
+    return _folder_option("--runs", "runs_root", RUNS)(function)
+
+
+def studies_option(function: F) -> F:
+    """Add --studies, the directory of studies."""
+    return _folder_option("--studies", "root", STUDIES)(function)
+
+
+def _folder_option(flag: str, parameter: str, name: str) -> Callable[[F], F]:
     return click.option(
-        "--runs",
-        "runs_root",
+        flag,
+        parameter,
         type=click.Path(path_type=Path, file_okay=False),
-        default=Path("runs"),
+        default=Path(name),
         show_default=True,
-        help="Directory that holds all runs.",
-    )(function)
+        help=f"Directory that holds all {name}.",
+    )
+
+
+def ranks_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Return the numbers of ranks of a list with commas, each once, from the smallest."""
+    if text is None:
+        return ()
+    try:
+        found = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise click.BadParameter(f"numbers of ranks with commas between them, such as 1,2,4; got {text!r}")
+    return tuple(found)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

@@ -8,21 +8,14 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import changes_of, config_options, runs_option
+from hvdtrain.cli.options import changes_of, config_options, resume_option, runs_option
 from hvdtrain.errors import ConfigError
 
 
 @click.command(name="run", context_settings={"ignore_unknown_options": False})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="CONFIG | -- COMMAND [ARGS]...")
 @config_options
-@click.option(
-    "--resume",
-    is_flag=False,
-    flag_value="",
-    default=None,
-    metavar="[RUN]",
-    help="Continue RUN; without it, the newest unfinished run of CONFIG.",
-)
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Print the script and start nothing.")
 @runs_option
 @click.pass_context

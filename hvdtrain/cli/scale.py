@@ -7,32 +7,8 @@ from pathlib import Path
 
 import click
 
+from hvdtrain.cli.options import ranks_of, studies_option
 from hvdtrain.errors import ConfigError
-
-
-def ranks_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
-    """Return the numbers of ranks, each once, from the smallest."""
-    if text is None:
-        return ()
-    try:
-        found = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise click.BadParameter(f"numbers of ranks with commas between them, such as 1,2,4; got {text!r}")
-    return tuple(found)
-
-
-def studies_option(function: click.decorators.FC) -> click.decorators.FC:
-    """Add --studies, the directory of studies."""
-    return click.option(
-        "--studies",
-        "root",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("studies"),
-        show_default=True,
-        help="Directory that holds all studies.",
-    )(function)
 
 
 @click.command(name="scale")

@@ -7,21 +7,14 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import changes_of, config_options, runs_option, site_options
+from hvdtrain.cli.options import changes_of, config_options, resume_option, runs_option, site_options
 
 
 @click.command(name="submit")
 @click.argument("words", nargs=-1, metavar="CONFIG")
 @config_options
 @site_options
-@click.option(
-    "--resume",
-    is_flag=False,
-    flag_value="",
-    default=None,
-    metavar="[RUN]",
-    help="Continue RUN; without it, the newest unfinished run of CONFIG.",
-)
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Print the script and submit nothing.")
 @runs_option
 def command(
