@@ -1,23 +1,20 @@
 // HvdtrainNodeMean: the mean of tensors over the ranks of one machine, through shared memory, inside a training step.
 //
-// All ranks map one file in /dev/shm: a header, and parts that each hold one rank's tensors. In a collective every rank
-// goes through its tensors block by block:
+// All ranks map one file in /dev/shm. Two ranks hand their tensors over, block by block:
 //
-//     write the block into your part;  say how far you are;  add up the blocks that all ranks have written, in the order
-//     of the ranks, straight into the outputs.
+//     who comes first copies its tensors into the file;  who comes second adds its own to them there, and keeps the
+//     result;  who came first copies the result out.
 //
-// The last rank to come finds all other parts complete and reads its own tensors once; the others follow it closely.
-// Two sets of parts take turns: who writes into a set has seen everybody write into the other one, and so finish with
-// this one. Where there are many ranks and much to add, work is shared instead:
+// The second one is the one that is waited for, and it touches nothing twice. More ranks share the work:
 //
-//     write your tensors into your part;  meet;  add up your share of the elements into a part for the result;  meet;
-//     copy the whole result out.
+//     write your tensors into your part;  meet;  add up your share of the elements, in the order of the ranks, into a
+//     part for the result;  meet;  copy the whole result out.
 //
-// The order of the additions never changes, so all ranks get the same bits in every run. Who comes early watches for a
-// while, then sleeps (futex(2)) and leaves its core to those that still compute.
+// All ranks get the same bits in every run: the order of the additions never changes, and a sum of two has none. Who
+// comes early watches for a while, then sleeps (futex(2)) and leaves its core to those that still compute.
 //
-// Each rank also adds up the means it makes. If one of these sums is infinite or not a number, every rank looks at each
-// tensor: which means are not finite, and which of its own tensors were not. Otherwise no tensor is read again.
+// Who adds also adds up the means it makes. Only where such a sum is infinite or not a number is a tensor read again:
+// which means are not finite, and which of this rank's own tensors were not.
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -54,7 +51,6 @@ using tensorflow::shape_inference::InferenceContext;
 constexpr int kMaxRanks = 1024;
 constexpr int64_t kBlock = 16384;       // elements between two words on how far a rank is; they stay in a core's cache
 constexpr int64_t kSumBlock = 4096;     // elements summed at a time, so that sums stay in the nearest cache
-constexpr int64_t kSmallBytes = 65536;  // of all ranks' parts: to read them all is quicker than to meet once more
 constexpr size_t kAlignment = 64;       // bytes of a cache line
 constexpr int kLooksPerClock = 32;      // at the others, between two looks at the clock
 constexpr int kLanes = 16;              // partial sums side by side, so that compilers add several at once
@@ -65,11 +61,16 @@ struct Header {
   alignas(kAlignment) std::atomic<uint32_t> news;      // how often something was announced; early ranks sleep on it
   alignas(kAlignment) std::atomic<uint32_t> sleepers;
   alignas(kAlignment) std::atomic<uint32_t> gone;      // 1 + a rank that has left for good
+  // Of two ranks, in elements over all collectives: copied in by the first one, added to by the second one, copied out
+  // by the first one again, and where the last block ends whose means must be looked at.
+  alignas(kAlignment) std::atomic<uint64_t> given;
+  alignas(kAlignment) std::atomic<uint64_t> added;
+  alignas(kAlignment) std::atomic<uint64_t> taken;
+  std::atomic<uint64_t> suspect;
 };
 
 // What one rank says of itself. A line of its own: who writes it does not disturb who reads another's.
 struct alignas(kAlignment) Word {
-  std::atomic<uint64_t> written;   // elements, over all collectives
   std::atomic<uint64_t> attended;  // meetings
   std::atomic<uint32_t> suspects;  // whether the sum of its means was not finite
 };
@@ -104,14 +105,11 @@ struct Ranks {
 class Segment {
  public:
   Segment(const std::string& path, const Ranks& ranks, size_t bytes)
-      : shares_work(ranks.size > 2 && bytes * ranks.size > kSmallBytes),
-        path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
-
-  const bool shares_work;
+      : path_(path), ranks_(ranks), stride_((bytes + kAlignment - 1) / kAlignment * kAlignment) {}
 
   absl::Status Open() {
     const size_t words = sizeof(Word) * ranks_.size;
-    const size_t total = sizeof(Header) + words + stride_ * (shares_work ? ranks_.size + 1 : 2 * ranks_.size);
+    const size_t total = sizeof(Header) + words + stride_ * (ranks_.size == 2 ? 1 : ranks_.size + 1);
     const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) return absl::InternalError(path_ + ": " + strerror(errno));
     // Reserve the memory now: a full /dev/shm would otherwise kill the process at some later write.
@@ -132,39 +130,35 @@ class Segment {
   }
 
   template <typename T>
-  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * (turn_ * ranks_.size + rank)); }
+  T* Part(int rank) const { return reinterpret_cast<T*>(parts_ + stride_ * rank); }
 
   template <typename T>
-  T* Result() const { return Part<T>(ranks_.size); }
+  T* Result() const { return Part<T>(ranks_.size == 2 ? 0 : ranks_.size); }
 
-  // Say how many elements of this collective's part are written.
-  void Written(int64_t count, int64_t total) {
-    const bool is_first = written_now_ == 0;
-    written_now_ = count;
-    words_[ranks_.rank].written.store(written_before_ + count);
-    // Who sleeps wakes up while this rank still writes, unless it wants this rank's core.
-    if (count == total || (is_first && ranks_.spin_us > 0)) Announce();
+  // Begin a collective of two ranks; return whether this one came first.
+  bool ComeFirst() { return header_->arrivals.fetch_add(1) % 2 == 0; }
+
+  // The next collective begins where this one ends.
+  void Advance(int64_t total) { base_ += total; }
+
+  // Say how far this rank is with one of the three steps.
+  void Say(std::atomic<uint64_t> Header::*step, int64_t begin, int64_t end, int64_t total) {
+    if (begin / kBlock == end / kBlock && end < total) return;  // of many small tensors it is said together
+    (header_->*step).store(base_ + end);
+    // Who sleeps wakes up while this rank is still at it, unless it wants this rank's core.
+    if (end == total || (begin < kBlock && ranks_.spin_us > 0)) Announce();
   }
 
-  // Tell whether all ranks have written so many elements.
-  bool AllHaveWritten(int64_t count) const {
-    for (int rank = 0; rank < ranks_.size; ++rank) {
-      if (words_[rank].written.load() < written_before_ + count) return false;
-    }
-    return true;
+  // Return when the other rank is so far.
+  absl::Status WaitFor(std::atomic<uint64_t> Header::*step, int64_t count) {
+    const uint64_t wanted = base_ + count;
+    if ((header_->*step).load() >= wanted) return absl::OkStatus();
+    return WaitUntil([&] { return (header_->*step).load() >= wanted; }, [&](int rank) { return rank == ranks_.rank; });
   }
 
-  absl::Status WaitUntilWritten(int64_t count) {
-    return WaitUntil([&] { return AllHaveWritten(count); },
-                     [&](int rank) { return words_[rank].written.load() >= written_before_ + count; });
-  }
-
-  // The next collective takes the other set of parts.
-  void TakeTurns() {
-    turn_ = 1 - turn_;
-    written_before_ += written_now_;
-    written_now_ = 0;
-  }
+  // Say, before the word that a block is added, that its means must be looked at; and whether one's must.
+  void SuspectBlock(int64_t end) { header_->suspect.store(base_ + end); }
+  bool IsSuspectBlock(int64_t begin) const { return header_->suspect.load() > base_ + begin; }
 
   // Say, between the two meetings of a collective, whether this rank's means must be looked at.
   void Suspect(bool is_suspect) { words_[ranks_.rank].suspects.store(is_suspect); }
@@ -247,8 +241,7 @@ class Segment {
   const std::string path_;
   const Ranks ranks_;
   const size_t stride_;
-  int turn_ = 0;
-  uint64_t written_before_ = 0, written_now_ = 0;  // elements: in earlier collectives, and in this one
+  uint64_t base_ = 0;  // elements in earlier collectives
   Header* header_ = nullptr;
   Word* words_ = nullptr;
   char* parts_ = nullptr;
@@ -295,14 +288,11 @@ class NodeMeanOp : public OpKernel {
     Segment* segment = nullptr;
     OP_REQUIRES_OK(context, Find(total, &segment));
     std::lock_guard<std::mutex> lock(segment->mutex);
-    bool is_suspect = false;
-    OP_REQUIRES_OK(context, segment->shares_work ? ShareWork(context, tensors, total, segment, &is_suspect)
-                                                 : FollowClosely(context, tensors, total, segment, &is_suspect));
     Tensor* nonfinite = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(tensors.size(), {2, tensors.size()}, &nonfinite));
     nonfinite->matrix<bool>().setConstant(false);
-    if (is_suspect) LookAt(context, segment->Part<T>(ranks_.rank), nonfinite);
-    if (!segment->shares_work) segment->TakeTurns();
+    OP_REQUIRES_OK(context, ranks_.size == 2 ? HandOver(context, tensors, total, segment, nonfinite)
+                                             : ShareWork(context, tensors, total, segment, nonfinite));
   }
 
  private:
@@ -326,7 +316,7 @@ class NodeMeanOp : public OpKernel {
   }
 
   absl::Status ShareWork(OpKernelContext* context, const OpInputList& tensors, int64_t total, Segment* segment,
-                         bool* is_suspect) const {
+                         Tensor* nonfinite) const {
     T* mine = segment->Part<T>(ranks_.rank);
     for (const Tensor& tensor : tensors) {
       memcpy(mine, tensor.data(), tensor.NumElements() * sizeof(T));
@@ -336,7 +326,6 @@ class NodeMeanOp : public OpKernel {
     const int64_t begin = total * ranks_.rank / ranks_.size, end = total * (ranks_.rank + 1) / ranks_.size;
     segment->Suspect(AddUp(*segment, begin, end, segment->Result<T>() + begin));
     TF_RETURN_IF_ERROR(segment->Meet());
-    *is_suspect = segment->IsSuspect();
     const T* result = segment->Result<T>();
     for (int i = 0; i < tensors.size(); ++i) {
       T* mean = nullptr;
@@ -344,50 +333,100 @@ class NodeMeanOp : public OpKernel {
       memcpy(mean, result, tensors[i].NumElements() * sizeof(T));
       result += tensors[i].NumElements();
     }
+    if (!segment->IsSuspect()) return absl::OkStatus();
+    const T* own = segment->Part<T>(ranks_.rank);
+    for (int i = 0; i < tensors.size(); ++i) {
+      const int64_t count = tensors[i].NumElements();
+      LookAt(i, static_cast<const T*>(context->mutable_output(i)->data()), own, count, nonfinite);
+      own += count;
+    }
     return absl::OkStatus();
   }
 
-  // Some elements of one tensor: where they come from, where they go, and their place in the part.
+  // Some elements of one tensor: where they come from, where they go (often the same place), their place in the file.
   struct Piece {
+    int tensor;
     const T* own;
     T* mean;
     int64_t begin, end;
+
+    int64_t Count() const { return end - begin; }
   };
 
-  absl::Status FollowClosely(OpKernelContext* context, const OpInputList& tensors, int64_t total, Segment* segment,
-                             bool* is_suspect) const {
+  absl::Status HandOver(OpKernelContext* context, const OpInputList& tensors, int64_t total, Segment* segment,
+                        Tensor* nonfinite) const {
     std::vector<Piece> pieces;
+    TF_RETURN_IF_ERROR(Cut(context, tensors, &pieces));
+    T* shared = segment->Result<T>();
+    if (segment->ComeFirst()) {
+      TF_RETURN_IF_ERROR(segment->WaitFor(&Header::taken, 0));
+      for (const Piece& piece : pieces) {
+        memcpy(shared + piece.begin, piece.own, piece.Count() * sizeof(T));
+        segment->Say(&Header::given, piece.begin, piece.end, total);
+      }
+      for (const Piece& piece : pieces) {
+        TF_RETURN_IF_ERROR(segment->WaitFor(&Header::added, piece.end));
+        if (segment->IsSuspectBlock(piece.begin)) {
+          LookAt(piece.tensor, shared + piece.begin, piece.own, piece.Count(), nonfinite);
+        }
+        memcpy(piece.mean, shared + piece.begin, piece.Count() * sizeof(T));
+      }
+      segment->Say(&Header::taken, 0, total, total);
+    } else {
+      for (const Piece& piece : pieces) {
+        TF_RETURN_IF_ERROR(segment->WaitFor(&Header::given, piece.end));
+        if (AddOwn(piece, shared + piece.begin, nonfinite)) segment->SuspectBlock(piece.end);
+        segment->Say(&Header::added, piece.begin, piece.end, total);
+      }
+    }
+    segment->Advance(total);
+    return absl::OkStatus();
+  }
+
+  // Allocate the outputs, and cut all tensors into blocks.
+  absl::Status Cut(OpKernelContext* context, const OpInputList& tensors, std::vector<Piece>* pieces) const {
     int64_t place = 0;
     for (int i = 0; i < tensors.size(); ++i) {
       T* mean = nullptr;
       TF_RETURN_IF_ERROR(Mean(context, tensors, i, &mean));
       const T* own = static_cast<const T*>(tensors[i].data());
       for (int64_t at = 0, count = tensors[i].NumElements(); at < count; at += kBlock) {
-        pieces.push_back({own + at, mean + at, place + at, place + std::min(count, at + kBlock)});
+        pieces->push_back({i, own + at, mean + at, place + at, place + std::min(count, at + kBlock)});
       }
       place += tensors[i].NumElements();
-    }
-    T* mine = segment->Part<T>(ranks_.rank);
-    int64_t said = 0;
-    size_t added = 0;
-    for (const Piece& piece : pieces) {
-      memcpy(mine + piece.begin, piece.own, (piece.end - piece.begin) * sizeof(T));
-      if (piece.end - said < kBlock && piece.end < total) continue;
-      segment->Written(said = piece.end, total);
-      if (!segment->AllHaveWritten(said)) continue;
-      for (; added < pieces.size() && pieces[added].end <= said; ++added) *is_suspect |= AddUp(*segment, pieces[added]);
-    }
-    for (; added < pieces.size(); ++added) {
-      if (!segment->AllHaveWritten(pieces[added].end)) {
-        TF_RETURN_IF_ERROR(segment->WaitUntilWritten(pieces[added].end));
-      }
-      *is_suspect |= AddUp(*segment, pieces[added]);
     }
     return absl::OkStatus();
   }
 
-  bool AddUp(const Segment& segment, const Piece& piece) const {
-    return AddUp(segment, piece.begin, piece.end, piece.mean);
+  // Add this rank's elements to the other's, and keep the means; return true if they must be looked at.
+  bool AddOwn(const Piece& piece, T* __restrict shared, Tensor* nonfinite) const {
+    using S = typename Sum<T>::Type;
+    const T* __restrict own = piece.own;
+    T* means = piece.mean;
+    bool is_suspect = false;
+    for (int64_t at = 0; at < piece.Count(); at += kSumBlock) {
+      const int64_t count = std::min(kSumBlock, piece.Count() - at);
+      S lanes[kLanes] = {};
+      int64_t k = 0;
+      for (; k + kLanes <= count; k += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const T mean = static_cast<T>((static_cast<S>(own[k + lane]) + static_cast<S>(shared[k + lane])) * S(0.5));
+          shared[k + lane] = mean;
+          lanes[lane] += static_cast<S>(mean);
+        }
+      }
+      for (; k < count; ++k) {
+        shared[k] = static_cast<T>((static_cast<S>(own[k]) + static_cast<S>(shared[k])) * S(0.5));
+        lanes[0] += static_cast<S>(shared[k]);
+      }
+      if (!IsFinite(lanes, kLanes)) {
+        LookAt(piece.tensor, shared, own, count, nonfinite);
+        is_suspect = true;
+      }
+      memcpy(means, shared, count * sizeof(T));
+      own += count, shared += count, means += count;
+    }
+    return is_suspect;
   }
 
   // Add up some elements over all ranks; return true if their means must be looked at.
@@ -423,15 +462,10 @@ class NodeMeanOp : public OpKernel {
     return !std::isfinite(all);
   }
 
-  // Write for each tensor whether its mean is not finite, then whether this rank's own is not.
-  void LookAt(OpKernelContext* context, const T* mine, Tensor* nonfinite) const {
-    for (int i = 0; i < context->num_inputs(); ++i) {
-      const Tensor& mean = *context->mutable_output(i);
-      const int64_t count = mean.NumElements();
-      nonfinite->matrix<bool>()(0, i) = !IsFinite(static_cast<const T*>(mean.data()), count);
-      nonfinite->matrix<bool>()(1, i) = !IsFinite(mine, count);
-      mine += count;
-    }
+  // Keep of a tensor's block whether its mean is not finite, then whether this rank's own is not.
+  void LookAt(int tensor, const T* mean, const T* own, int64_t count, Tensor* nonfinite) const {
+    nonfinite->matrix<bool>()(0, tensor) |= !IsFinite(mean, count);
+    nonfinite->matrix<bool>()(1, tensor) |= !IsFinite(own, count);
   }
 
   std::string path_;

@@ -17,6 +17,7 @@ from hvdtrain.plan import Plan
 from hvdtrain.rundir import RunDir, read_json, write_text
 from hvdtrain.train.console import Console, redirect_to_log
 from hvdtrain.train.failure import fail, forget_earlier_failure
+from hvdtrain.train.put_off import put_off
 from hvdtrain.train.world import World, wake_up
 
 
@@ -62,6 +63,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
+    put_off()
     world = wake_up(
         os.environ,
         num_ranks=plan.num_ranks if trains else 1,

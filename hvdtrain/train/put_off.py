@@ -1,0 +1,78 @@
+"""Modules that are loaded when something of them is used, and not before.
+
+Keras imports scikit-learn (with SciPy) for `keras.wrappers` and Matplotlib for `keras.visualization`, which takes every
+rank most of a second and opens two thousand files; a training run uses neither.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+UNUSED_BY_TRAINING = (
+    "keras.wrappers",
+    "keras.visualization",
+    "keras.src.visualization",
+    "keras._tf_keras.keras.wrappers",
+    "keras._tf_keras.keras.visualization",
+)
+
+
+def put_off(names: Iterable[str] = UNUSED_BY_TRAINING) -> None:
+    """Let these modules, where they are not imported yet, load with the first look at one of their names."""
+    sys.meta_path.insert(0, _Finder(frozenset(names)))
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        """Return the usual spec with a loader that waits."""
+        spec = PathFinder.find_spec(fullname, path) if fullname in self._names else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Waiting(spec.loader)
+        return spec
+
+
+class _Waiting(Loader):
+    """Keeps the loader that does the work for later."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Leave it to the usual way."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Only mark the module."""
+        module.__class__ = _Unloaded
+
+
+class _Unloaded(ModuleType):
+    """A module of which nothing but its place is known."""
+
+    def __getattribute__(self, name: str) -> Any:
+        # The import system asks for names such as __path__, and whoever walks through all modules (inspect) for
+        # __wrapped__; they use nothing. Parts imported by themselves must not hide what the whole module makes of them.
+        if name == "__all__" or not name.startswith("__"):
+            _load(self)
+        return ModuleType.__getattribute__(self, name)
+
+    def __dir__(self) -> Iterable[str]:
+        _load(self)
+        return dir(self)
+
+
+def _load(module: ModuleType) -> None:
+    spec = module.__spec__
+    assert spec is not None
+    assert isinstance(spec.loader, _Waiting)
+    module.__class__ = ModuleType
+    spec.loader = module.__loader__ = spec.loader.loader
+    spec.loader.exec_module(module)

@@ -1,0 +1,49 @@
+"""What a training process does not load, and that it is all there for whoever asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("sklearn", "matplotlib.pyplot")
+TRAIN = """
+import sys
+{start}
+import keras, numpy as np, tensorflow as tf
+model = keras.Sequential([keras.layers.Dense(2)])
+model.compile("adam", "mse")
+model.fit(np.zeros((8, 3)), np.zeros((8, 2)), verbose=0)
+print([name for name in ("sklearn", "matplotlib.pyplot") if name in sys.modules])
+"""
+START = "from hvdtrain.train.put_off import put_off; put_off()"
+USE = """
+assert "SKLearnClassifier" in dir(keras.wrappers)
+assert tf.keras.wrappers.SKLearnRegressor is keras.wrappers.SKLearnRegressor
+from keras.visualization import plot_image_gallery
+import keras.src.visualization, inspect
+assert keras.src.visualization.plot_image_gallery is plot_image_gallery
+assert inspect.getmodule(plot_image_gallery).__name__.startswith("keras.src.visualization")
+assert keras.wrappers.__spec__.loader.get_filename() == keras.wrappers.__file__
+try:
+    keras.wrappers.missing
+except AttributeError as error:
+    print(error)
+"""
+
+
+def run(script: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_training_loads_neither_scikit_learn_nor_matplotlib():
+    assert run(TRAIN.format(start=START)) == ["[]"]
+
+
+def test_plain_keras_loads_both():
+    assert run(TRAIN.format(start="")) == [str(list(HEAVY))]
+
+
+def test_what_was_put_off_is_there_when_it_is_used():
+    assert run(TRAIN.format(start=START) + USE)[1:] == ["module 'keras.wrappers' has no attribute 'missing'"]
