@@ -56,7 +56,7 @@ WHOLE = Survey(
     mpi=MPI,
     ranks=START,
     tools={"c++": "/usr/bin/c++", "make": "/usr/bin/make"},
-    has_node_mean=True,
+    has_operations=True,
     num_cores=2,
 )
 
@@ -135,7 +135,7 @@ TROUBLES = {
         "error",
         "build-horovod",
     ),
-    "no mean": ({"has_node_mean": False}, "shared-memory mean", "warning", "hvdtrain build-horovod"),
+    "no mean": ({"has_operations": False}, "operations", "warning", "hvdtrain build-horovod"),
     "gpus unused": ({"num_gpus": 2}, "gpus", "warning", "tensorflow[and-cuda]"),
     "no nccl": (
         {"num_gpus": 2, "tensorflow": {**WHOLE.tensorflow, "num_gpus": 2}},

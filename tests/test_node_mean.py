@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hvdtrain.doctor.native import build_node_mean
+from hvdtrain.doctor.native import build_operations
 from hvdtrain.doctor.progress import Progress
 from hvdtrain.doctor.survey import installed
 from hvdtrain.native import library_path
@@ -152,7 +152,7 @@ def test_a_build_that_fails_is_said_and_leaves_nothing(tmp_path, tools, words):
     survey = replace(WHOLE, tools=tools, tensorflow={**WHOLE.tensorflow, "compile_flags": [], "link_flags": []})
     said = io.StringIO()
     environ = {"XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    assert build_node_mean(survey, environ, Progress(said), is_forced=False) is None
+    assert build_operations(survey, environ, Progress(said), is_forced=False) is None
     assert words in said.getvalue()
     assert "through Horovod" in said.getvalue()
     assert not list(tmp_path.rglob("*.so"))

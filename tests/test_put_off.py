@@ -21,7 +21,7 @@ assert "SKLearnClassifier" in dir(keras.wrappers)
 assert tf.keras.wrappers.SKLearnRegressor is keras.wrappers.SKLearnRegressor
 from keras.visualization import plot_image_gallery
 import keras.src.visualization, inspect
-assert keras.src.visualization.plot_image_gallery is plot_image_gallery
+assert keras.src.visualization.plot_image_gallery.plot_image_gallery is plot_image_gallery
 assert inspect.getmodule(plot_image_gallery).__name__.startswith("keras.src.visualization")
 assert keras.wrappers.__spec__.loader.get_filename() == keras.wrappers.__file__
 try:

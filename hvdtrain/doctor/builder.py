@@ -22,7 +22,7 @@ from hvdtrain.doctor.adaptations import ADDED, CHANGES
 from hvdtrain.doctor.advice import build_obstacles, run_obstacles
 from hvdtrain.doctor.diagnose import diagnose
 from hvdtrain.doctor.mpi import Mpi
-from hvdtrain.doctor.native import build_node_mean
+from hvdtrain.doctor.native import build_operations
 from hvdtrain.doctor.progress import Progress, run_logged, run_to_the_end
 from hvdtrain.doctor.ranks import start_ranks
 from hvdtrain.doctor.recipe import (
@@ -96,7 +96,7 @@ def build_horovod(*, gpu: str, is_forced: bool, environ: Mapping[str, str], prog
     workshop = open_workshop(key, survey.mpi, environ, progress, survey.num_cores)
     if not is_forced and is_in_place(survey, key):
         progress.say(f"Horovod {key.version} is in place: built for this TensorFlow and this MPI, and it imports")
-        build_node_mean(survey, environ, progress, is_forced=False)
+        build_operations(survey, environ, progress, is_forced=False)
         return Build(key.version, workshop.shelf, was_in_place=True)
     # A node without a compiler may still install what was built elsewhere.
     if is_forced or workshop.cached_wheel() is None:
@@ -104,7 +104,7 @@ def build_horovod(*, gpu: str, is_forced: bool, environ: Mapping[str, str], prog
     with interruptible():
         wheel = make_wheel(workshop, environ, is_forced=is_forced)
         install(wheel, workshop, environ)
-    build_node_mean(survey, environ, progress, is_forced=is_forced)
+    build_operations(survey, environ, progress, is_forced=is_forced)
     return Build(key.version, wheel, was_in_place=False)
 
 

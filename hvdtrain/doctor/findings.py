@@ -59,7 +59,7 @@ def judge(survey: Survey) -> list[Finding]:
         judge_horovod(survey),
         judge_build(survey),
         judge_libmpi(survey),
-        judge_node_mean(survey),
+        judge_operations(survey),
         judge_gpus(survey),
         judge_ranks(survey),
         judge_cores(survey),
@@ -236,14 +236,14 @@ def judge_libmpi(survey: Survey) -> Finding | None:
     return Finding("libmpi", "ok", f"Horovod and mpi4py both use {_shown(by_horovod)}")
 
 
-def judge_node_mean(survey: Survey) -> Finding | None:
-    """Check that ranks of one machine can average gradients without Horovod's detour; says nothing about no TF."""
+def judge_operations(survey: Survey) -> Finding | None:
+    """Check that our own operations are built; says nothing where there is no TensorFlow."""
     if "error" in survey.tensorflow:
         return None
-    if survey.has_node_mean:
-        return Finding("shared-memory mean", "ok", "built for this TensorFlow")
-    cause = "ranks of one machine average gradients through Horovod, which is slower for small models"
-    return Finding("shared-memory mean", "warning", "not built", cause, BUILD_HOROVOD)
+    if survey.has_operations:
+        return Finding("operations", "ok", "built for this TensorFlow")
+    cause = "ranks of one machine average gradients through Horovod, and Adam takes Keras's ten passes: slower"
+    return Finding("operations", "warning", "not built", cause, BUILD_HOROVOD)
 
 
 def judge_gpus(survey: Survey) -> Finding:

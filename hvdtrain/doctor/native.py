@@ -1,4 +1,4 @@
-"""Compile the operation that averages gradients inside one machine. Optional: without it Horovod does all of it."""
+"""Compile our own TensorFlow operations. Optional: without them Horovod and Keras do all of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hvdtrain.cache import cache_root
 from hvdtrain.doctor.diagnose import diagnose
 from hvdtrain.doctor.progress import Progress, run_logged
 from hvdtrain.doctor.survey import Survey
-from hvdtrain.native import SOURCE, library_path
+from hvdtrain.native import SOURCES, library_path
 from hvdtrain.signals import interruptible
 
 # Not -march=native: one cache often serves nodes of different age.
-OPTIONS = ("-O3", "-shared", "-fPIC", "-w")
+# No product fused with a sum, so that results have the bits of TensorFlow's own operations.
+OPTIONS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-w")
 # One rank's mean is its own value: proves that this TensorFlow loads the library and finds the operation.
 PROOF = """
 import sys, tensorflow as tf
@@ -26,7 +27,7 @@ sys.exit(float(result.means[0][0]) != 1.5)
 """
 
 
-def build_node_mean(survey: Survey, environ: Mapping[str, str], progress: Progress, *, is_forced: bool) -> Path | None:
+def build_operations(survey: Survey, environ: Mapping[str, str], progress: Progress, *, is_forced: bool) -> Path | None:
     """Return the library, compiled for this TensorFlow if it is not there; None, and said why, if that fails."""
     library = library_path(str(survey.tensorflow["version"]), environ)
     if library.exists() and not is_forced:
@@ -38,17 +39,17 @@ def build_node_mean(survey: Survey, environ: Mapping[str, str], progress: Progre
     log = cache_root(environ) / "native" / "build.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    progress.begin("compiling the shared-memory mean")
+    progress.begin("compiling operations for TensorFlow")
     with interruptible(), tempfile.TemporaryDirectory(prefix="build-", dir=library.parent) as scratch:
         made = Path(scratch, library.name)
         steps = (
-            [compiler, *OPTIONS, str(SOURCE), "-o", str(made), *flags(survey)],
+            [compiler, *OPTIONS, *map(str, SOURCES), "-o", str(made), *flags(survey)],
             [sys.executable, "-c", PROOF, str(made), f"/dev/shm/hvdtrain-proof-{os.getpid()}"],
         )
         for step in steps:
             if run_logged(step, log=log, environ=environ, cwd=None, progress=progress):
                 progress.say(
-                    "the shared-memory mean does not build here, so gradients will go through Horovod\n"
+                    "our operations do not build here, so gradients will go through Horovod\n"
                     f"{diagnose(log.read_text(errors='replace'))}\nlog:   {log}"
                 )
                 return None

@@ -52,7 +52,7 @@ class Survey:
         mpi: The MPI that starts ranks; None without one.
         ranks: What a start of 2 ranks showed; None if it was not tried.
         tools: Paths of the build tools that exist.
-        has_node_mean: Whether the shared-memory mean is built for this TensorFlow.
+        has_operations: Whether our own operations are built for this TensorFlow.
         num_gpus: NVIDIA devices of this machine that are visible.
         num_cores: Cores this process may use.
         variables: Environment variables that change what is found.
@@ -68,7 +68,7 @@ class Survey:
     mpi: Mpi | None
     ranks: RankStart | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
-    has_node_mean: bool = False
+    has_operations: bool = False
     num_gpus: int = 0
     num_cores: int = 1
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def take_survey(*, with_ranks: bool) -> Survey:
         mpi=mpi,
         ranks=ranks,
         tools=found_tools(),
-        has_node_mean=library_path(tensorflow, os.environ).exists(),
+        has_operations=library_path(tensorflow, os.environ).exists(),
         num_gpus=facts.num_gpus,
         num_cores=num_cores,
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},

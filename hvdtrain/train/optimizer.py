@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from hvdtrain.errors import UserCodeError
-from hvdtrain.train import compat
+from hvdtrain.train import compat, fused_adam
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.nonfinite import Shadows, Watch, looked_at
@@ -267,6 +267,12 @@ class DistributedMixin:
 
         tf.cond(is_bad, leave_out, update)
         return None
+
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        """Update in one pass over memory where that gives the same bits."""
+        original = type(self).__mro__[2]
+        if not fused_adam.update(self, original, grads, trainable_variables, learning_rate):
+            super()._backend_update_step(grads, trainable_variables, learning_rate)  # type: ignore[misc]
 
     def _clip_gradients(self, grads: Any) -> Any:
         """Average what was accumulated. Keras calls this once per update, in the branch that updates."""
