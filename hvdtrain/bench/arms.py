@@ -71,6 +71,15 @@ ARMS = {
             "Keras fit under MirroredStrategy, a logical CPU device for each rank, one step per call",
             has_global_batch=True,
         ),
+        Arm("PyTorch", "torch", "alone", "a PyTorch loop, one process on all cores, batch as on one rank"),
+        Arm(
+            "PyTorch at global batch",
+            "torch",
+            "alone",
+            "the same with the batch of all ranks together",
+            has_global_batch=True,
+        ),
+        Arm("PyTorch DDP", "torch", "product", "the PyTorch loop under DistributedDataParallel (Gloo), pinned alike"),
     )
 }
 USUAL = ("hvdtrain", "hand-written", "ceiling", "default", "one process", "one process at global batch")

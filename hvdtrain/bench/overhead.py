@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from hvdtrain.bench import report, startup
@@ -60,6 +61,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--drop-disturbed", action="store_true", help="leave launches out that others disturbed")
     options = parser.parse_args(arguments)
     check_sizes(parser, options)
+    if any(ARMS[name].kind == "torch" for name in options.arms) and find_spec("torch") is None:
+        parser.error("PyTorch is not installed here: pip install 'hvdtrain[bench]', or leave its arms out")
     return options
 
 

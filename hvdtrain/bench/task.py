@@ -19,8 +19,8 @@ class Task:
     """One launch of one arm.
 
     Args:
-        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain saving`, `hand-written`, `ceiling`, `one process` or
-            `mirrored`.
+        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain saving`, `hand-written`, `ceiling`, `one process`,
+            `mirrored` or `torch`.
         models: Trained one after another.
         seconds: Wanted length of each turn.
         batch_size: Examples per rank and step.

@@ -56,6 +56,8 @@ def wake(task: Task, info: RankInfo) -> Train:
     """Set up this process as its arm wants it, and return the arm's way to train."""
     if task.kind == "hand-written":
         return _wake_hand_written(info)
+    if task.kind == "torch":
+        return _wake_torch(info, task)
     if task.kind == "ceiling":
         bind(info)
         devices.set_threads(len(os.sched_getaffinity(0)), os.environ)
@@ -81,6 +83,15 @@ def _wake_hand_written(info: RankInfo) -> Train:
     from hvdtrain.train.bench import hand_written
 
     return hand_written.train
+
+
+def _wake_torch(info: RankInfo, task: Task) -> Train:
+    if info.size > 1:
+        bind(info)
+    from hvdtrain.train.bench import problems, torch_loop
+
+    torch_loop.start(info, task)
+    return partial(torch_loop.train, arrays=problems.data())
 
 
 def bind(info: RankInfo) -> None:
