@@ -227,6 +227,13 @@ class MeasureConfig(Section):
     )
 
 
+class TimelineConfig(Section):
+    """Record some steps on all ranks and say what they were spent on; `hvdtrain run --timeline`."""
+
+    first_step: PositiveInt = Field(41, description="Of this start of the run, from 1; whole executions are recorded.")
+    last_step: PositiveInt = Field(60, description="The recording ends with the execution that holds it.")
+
+
 class Config(Section):
     """One training run as its author describes it."""
 
@@ -244,6 +251,7 @@ class Config(Section):
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     container: ContainerConfig = Field(default_factory=ContainerConfig)
     measure: MeasureConfig | None = Field(None, description="Measure speed instead of training; null: train.")
+    timeline: TimelineConfig | None = Field(None, description="Steps whose timeline is recorded; null: none.")
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Config:

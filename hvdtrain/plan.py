@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hvdtrain.config import Config
 
 ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 # Not 0, at which Horovod's threads give up the core without end (sched_yield) and never sleep: where such ranks are
 # stopped and continued, as gang scheduling does, Linux 6.18 let nothing else on the machine run for minutes.
 DEFAULT_CYCLE_TIME_MS = 0.1

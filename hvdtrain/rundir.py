@@ -97,6 +97,11 @@ class RunDir:
         return self.path / "tensorboard"
 
     @property
+    def timeline(self) -> Path:
+        """What was recorded of some steps."""
+        return self.path / "timeline"
+
+    @property
     def stop(self) -> Path:
         """What a batch script, or `hvdtrain cancel`, writes so that training stops; its text says why."""
         return self.path / "STOP"

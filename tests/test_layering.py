@@ -15,7 +15,7 @@ HEAVY = ("tensorflow", "keras", "horovod", "mpi4py")
 WORKER = ("train/", "keras.py", "workshop/")
 # Finds out in a process of its own whether the heavy packages import at all; its module level imports none of them.
 PROGRAMS = ("doctor/probe.py",)
-PURE = ("scaling.py", "plan.py", "launch/", "study/")
+PURE = ("scaling.py", "plan.py", "timeline.py", "launch/", "study/")
 IMPURE = ("os", "time", "datetime", "socket", "subprocess", "platform", "shutil", "importlib")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from hvdtrain.errors import ConfigError
 @config_options
 @resume_option
 @click.option("--dry-run", is_flag=True, help="Print the script and start nothing.")
+@click.option("--timeline", is_flag=True, help="Record some steps on all ranks and say what they were spent on.")
+@click.option("--timeline-steps", metavar="FIRST:LAST", help="Which ones, from 1, e.g. 101:120.")
 @runs_option
 @click.pass_context
 def command(
@@ -28,6 +31,8 @@ def command(
     settings: tuple[str, ...],
     resume: str | None,
     dry_run: bool,
+    timeline: bool,
+    timeline_steps: str | None,
     runs_root: Path,
 ) -> None:
     """Train CONFIG, or start your own COMMAND on several ranks.
@@ -38,13 +43,32 @@ def command(
     """
     from hvdtrain import jobs
 
+    settings = (*settings, *timeline_settings(timeline, timeline_steps))
     changes = changes_of(ranks, strategy, launcher, settings)
     if is_user_command(words):
         if settings or strategy or resume is not None:
-            raise ConfigError("--set, --strategy and --resume belong to a configuration, not to a command of your own")
+            given = "--set, --strategy, --timeline and --resume"
+            raise ConfigError(f"{given} belong to a configuration, not to a command of your own")
         sys.exit(jobs.run_command(words, num_ranks=ranks or 1, launcher=launcher or "auto", dry_run=dry_run))
     config_path, resume = what_to_run(words, resume)
     sys.exit(jobs.run_config(config_path, changes, resume=resume, dry_run=dry_run, runs_root=runs_root))
+
+
+def timeline_settings(is_wanted: bool, steps: str | None) -> list[str]:
+    """Return what `--timeline` and `--timeline-steps` set.
+
+    Raises:
+        ConfigError: If the steps are not two numbers in order.
+
+    >>> timeline_settings(True, None), timeline_settings(False, None), timeline_settings(False, "101:120")
+    (['timeline={}'], [], ['timeline={first_step: 101, last_step: 120}'])
+    """
+    if steps is None:
+        return ["timeline={}"] if is_wanted else []
+    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", steps)
+    if found is None or int(found[1]) > int(found[2]):
+        raise ConfigError(f"--timeline-steps takes the first and the last step, e.g. 101:120; got {steps!r}")
+    return [f"timeline={{first_step: {found[1]}, last_step: {found[2]}}}"]
 
 
 def what_to_run(words: tuple[str, ...], resume: str | None, *, verb: str = "run") -> tuple[str | None, str | None]:

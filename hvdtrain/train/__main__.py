@@ -64,6 +64,8 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
     put_off()
+    if plan.config["timeline"]:
+        os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"  # Horovod looks for it when it wakes up
     world = wake_up(
         os.environ,
         num_ranks=plan.num_ranks if trains else 1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -69,6 +70,14 @@ class Comm(Protocol):
         """
         ...
 
+    def start_timeline(self, path: Path) -> None:
+        """Let Horovod write what it does to this file; called on rank 0 only."""
+        ...
+
+    def stop_timeline(self) -> None:
+        """End Horovod's timeline."""
+        ...
+
     def shutdown(self) -> None:
         """Leave the world in good order."""
         ...
@@ -113,6 +122,12 @@ class SoloComm:
     def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
         """Return the array alone."""
         return [array] if keep else []
+
+    def start_timeline(self, path: Path) -> None:
+        """Do nothing."""
+
+    def stop_timeline(self) -> None:
+        """Do nothing."""
 
     def shutdown(self) -> None:
         """Do nothing."""
@@ -233,6 +248,14 @@ class HorovodComm:
             np.concatenate([np.empty(0, np.uint8), *mine]).view(array.dtype).reshape(rows, *array.shape[1:])
             for (rows, _), mine in zip(sizes, received, strict=True)
         ]
+
+    def start_timeline(self, path: Path) -> None:
+        """Let Horovod write what it does to this file; called on rank 0 only."""
+        self._hvd.start_timeline(str(path), mark_cycles=False)
+
+    def stop_timeline(self) -> None:
+        """End Horovod's timeline."""
+        self._hvd.stop_timeline()
 
     def shutdown(self) -> None:
         """Leave Horovod's world."""

@@ -30,6 +30,7 @@ from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, stop_file, time_is_over
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
+from hvdtrain.train.callbacks.timeline import Timeline
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
@@ -176,6 +177,7 @@ def fit(
                 proof,
                 record,
                 *curves(job),
+                *timelines(job, model),
                 AgreeStop(job.comm),
                 *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
                 saver,
@@ -192,6 +194,16 @@ def curves(job: Job) -> list[Curves]:
     """Return what writes for TensorBoard, on rank 0."""
     examples = job.plan.steps_per_epoch * job.plan.global_batch_size
     return [Curves(job.run.tensorboard, examples)] if job.comm.rank == 0 else []
+
+
+def timelines(job: Job, model: keras.Model) -> list[Timeline]:
+    """Return what records some steps, if it is asked for."""
+    wanted = job.plan.config["timeline"]
+    if wanted is None:
+        return []
+    steps = {"first": wanted["first_step"], "last": wanted["last_step"]}
+    per_execution = model.steps_per_execution
+    return [Timeline(job.comm, job.run.timeline, **steps, steps_per_execution=per_execution, say=job.console.say)]
 
 
 def interrupts(job: Job, saver: Saver, *, steps_done: int) -> list[Interrupt]:
