@@ -15,6 +15,7 @@ import tensorflow as tf
 from hvdtrain.native import library_path
 from hvdtrain.train import fused_adam
 from hvdtrain.train.comm import SoloComm
+from hvdtrain.train.flops import flop_per_step
 from hvdtrain.train.optimizer import distribute
 from tests.conftest import missing
 
@@ -142,3 +143,17 @@ def test_without_the_library_keras_updates(monkeypatch: pytest.MonkeyPatch, tmp_
     assert uncached() is None
     monkeypatch.setattr(fused_adam, "_operation", uncached)
     assert trained(distribute(adam(), SoloComm())) == trained(adam())
+
+
+def test_its_floating_point_operations_are_counted():
+    def count(optimizer: keras.optimizers.Optimizer) -> int | None:
+        model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30)])
+        model.compile(optimizer, "mse", jit_compile=False)
+        return flop_per_step(model, (tf.ones((8, 40)), tf.ones((8, 30))))
+
+    ours, theirs = count(distribute(adam(), SoloComm())), count(adam())
+    assert ours is not None
+    assert theirs is not None
+    parameters = 40 * 30 + 30
+    assert 0 <= ours - theirs <= 5 * parameters  # TensorFlow has no count for some of Keras's operations, as the root
+    assert ours > 12 * parameters

@@ -13,6 +13,8 @@ from keras.src import api_export
 from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
+from tensorflow.python.framework import graph_util
+from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.ops import control_flow_util
 
 from hvdtrain.errors import UserCodeError
@@ -73,6 +75,23 @@ def graph_notes() -> dict[str, Any]:
     if not hasattr(graph, "hvdtrain_notes"):
         graph.hvdtrain_notes = {}
     return graph.hvdtrain_notes
+
+
+def count_flop(operation: str, per_element: int, inputs: Callable[[int], range]) -> None:
+    """Let TensorFlow's count of floating-point operations know an operation on lists of N tensors.
+
+    Args:
+        operation: Its name.
+        per_element: What it computes for each element.
+        inputs: N -> which of its inputs have the elements.
+    """
+
+    @tf_ops.RegisterStatistics(operation, "flops")  # type: ignore[untyped-decorator]
+    def flop(graph: Any, node: Any) -> Any:
+        shapes = [
+            graph_util.tensor_shape_from_node_def_name(graph, node.input[place]) for place in inputs(node.attr["N"].i)
+        ]
+        return tf_ops.OpStats("flops", per_element * sum(shape.num_elements() for shape in shapes))
 
 
 def is_for_xla() -> bool:

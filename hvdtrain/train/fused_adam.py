@@ -17,6 +17,9 @@ from keras import ops
 from hvdtrain import native
 from hvdtrain.train import compat
 
+FLOP_PER_ELEMENT = 12
+compat.count_flop("HvdtrainAdam", FLOP_PER_ELEMENT, lambda count: range(3 * count, 4 * count))
+
 # AdamW is Adam after its weight decay, which Keras applies before the update. A subclass may do anything.
 KINDS = (keras.optimizers.Adam, keras.optimizers.AdamW)
 

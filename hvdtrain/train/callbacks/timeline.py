@@ -55,11 +55,12 @@ class Timeline(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Begin or end; every rank does at the same step."""
-        self._steps += batch + 1 - self._epoch_steps
-        self._epoch_steps = batch + 1
+        done = min(batch + 1, self.params["steps"])  # the last execution may be shorter than Keras says
+        self._steps += done - self._epoch_steps
+        self._epoch_steps = done
         if self._is_over:
             return
-        if self._began is None and self._steps >= self._after and self._fits(batch + 1):
+        if self._began is None and self._steps >= self._after and self._fits(done):
             self._begin()
         elif self._began is not None and self._steps - self._began >= self._last - self._after:
             self._end()
@@ -73,7 +74,8 @@ class Timeline(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Say so if training was too short."""
         if not self._is_over:
-            self._say(f"warning: no timeline: the run had {self._steps} steps, it was to begin after {self._after}")
+            too_late = f"it was to begin after step {self._after}, and the run had {self._steps}"
+            self._say(f"warning: no timeline: {too_late}; choose earlier ones with --timeline-steps FIRST:LAST")
 
     def _fits(self, steps_done: int) -> bool:
         """Tell whether this epoch has as many steps left as are to be recorded, or as any epoch has."""
