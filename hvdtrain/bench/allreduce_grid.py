@@ -1,7 +1,7 @@
 """How well the cost model predicts sizes it has not seen: `python -m hvdtrain.bench.allreduce_grid`.
 
-Sizes from 1 KiB to 64 MiB, two to a doubling; the model is fitted to every other one and asked for the rest, for the way
-gradients travel here, for Horovod and for mpi4py on buffers, with as many ranks as asked for.
+Sizes from 1 KiB to 64 MiB, two to a doubling; the model is fitted to every other one and asked for the rest: for the
+way gradients travel here, for Horovod, and for mpi4py on buffers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def scores(sweep: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a line for each way: fitted to the first, third, ... size, scored on the others."""
     limit, share = TARGETS.get(sweep["num_ranks"], CROWDED)
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for way in dict.fromkeys(row["way"] for row in sweep["rows"]):
         points = sorted((row["bytes"], row["seconds"]) for row in sweep["rows"] if row["way"] == way)
         known, unknown = points[::2], points[1::2]
