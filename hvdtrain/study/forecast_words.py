@@ -83,7 +83,7 @@ def forecast_lines(found: Mapping[str, Any]) -> list[str]:
         f"Network: {network['title']}, {network['bandwidth_gb_s']:.3g} GB/s per node and way, "
         f"{network['latency_us']:g} us, {network['ranks_per_node']} ranks per node. Source: {network['source']}.",
         f"Low and high: {shares[0]:.0%} and {shares[2]:.0%} of the bandwidth can be used (likely {shares[1]:.0%}), "
-        f"steps of ranks differ by {jitter[0]:.0%} and {jitter[2]:.0%} (likely {jitter[1]:.0%}).",
+        f"steps of ranks differ by {jitter[0]:.1%} and {jitter[2]:.1%} (likely {jitter[1]:.1%}).",
         "Efficiency is against one rank that waits for nobody. Input and file systems are taken to keep up.",
     ]
 
