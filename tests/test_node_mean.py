@@ -145,7 +145,7 @@ def test_a_long_wait_names_the_late_rank(library):
 
 @pytest.mark.parametrize(
     ("tools", "words"),
-    [({}, "no C++ compiler"), ({"c++": "/bin/false"}, "does not build here")],
+    [({}, "no C++ compiler"), ({"c++": "/bin/false"}, "do not build here")],
     ids=["none", "broken"],
 )
 def test_a_build_that_fails_is_said_and_leaves_nothing(tmp_path, tools, words):
