@@ -22,6 +22,8 @@ from hvdtrain.study.cost_model import relative_errors
 from hvdtrain.study.plots import bandwidths
 
 WORKER = "hvdtrain.train.bench.allreduce"
+UNSTEADY = 1.5  # slowest trial over fastest
+MANY = 0.2  # of all rows
 HEAD = ("way", "size", "bytes", "us", "fastest", "slowest", "algbw GB/s", "busbw GB/s", "result", "fit us", "off")
 
 
@@ -86,5 +88,11 @@ def sweep_text(found: Mapping[str, Any]) -> str:
             mine = [row for row in found["rows"] if row["way"] == way]
             errors = relative_errors(model, [row["bytes"] for row in mine], [row["seconds"] for row in mine])
             lines.append(f"{way}: {model_words(model)} Off by {max(errors):.0%} at most.")
+    unsteady = [row for row in rows if row["slowest_trial_s"] > UNSTEADY * row["fastest_trial_s"]]
+    if len(unsteady) > MANY * len(rows):
+        lines.append(
+            f"warning: {len(unsteady)} of {len(rows)} times differ by more than {UNSTEADY - 1:.0%} between trials: the "
+            "machine was busy, and the fits describe that as well; measure again when it is quiet"
+        )
     lines.append(f"Gradients here travel by: {found['reduction']}.")
     return "\n".join(lines)

@@ -42,7 +42,7 @@ def scale_here(question: Question, root: Path) -> int:
     num_cores = facts.num_cores or max(question.ranks)
     question = dataclasses.replace(question, cores_per_rank=cores_per_rank(question.ranks, num_cores))
     question = _with_global_batch(question, facts)
-    prepared = {point: _prepared(question, point, facts, None) for point in points(question)}
+    question, prepared = _alike(question, facts, None)
     study = _new_study(root, question, prepared, machine=describe(facts))
     return _run_all(study, prepared)
 
@@ -93,7 +93,7 @@ def scale_on_site(question: Question, site_name: str, root: Path, *, ranks_per_n
     """
     site = load_site(site_name, os.environ)
     question = _on_site(_with_global_batch(question, assumed_facts()), site_name, site, ranks_per_node)
-    prepared = {point: _prepared(question, point, assumed_facts(), site) for point in points(question)}
+    question, prepared = _alike(question, assumed_facts(), site)
     for one in {point.num_ranks: one for point, one in prepared.items()}.values():
         check(one, root)
     study = _new_study(root, question, prepared, machine=f"site {site.name}: {site.description}", site=site.name)
@@ -158,6 +158,16 @@ def _with_global_batch(question: Question, facts: Facts) -> Question:
         return question
     own = prepare(question.config, facts, overrides=question.overrides)
     return dataclasses.replace(question, global_batch_size=own.plan.global_batch_size)
+
+
+def _alike(question: Question, facts: Facts, site: Site | None) -> tuple[Question, dict[Point, Prepared]]:
+    """Return the question and its runs, with as many steps in a call at every size: else sizes differ in that, too."""
+    prepared = {point: _prepared(question, point, facts, site) for point in points(question)}
+    counts = {one.plan.steps_per_execution for one in prepared.values()}
+    if len(counts) == 1:
+        return question, prepared
+    question = dataclasses.replace(question, steps_per_execution=min(counts))
+    return question, {point: _prepared(question, point, facts, site) for point in points(question)}
 
 
 def _prepared(question: Question, point: Point, facts: Facts, site: Site | None) -> Prepared:

@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvdtrain.config_file import load_config
+from hvdtrain.facts import assumed_facts
+from hvdtrain.prepare import prepare
+from hvdtrain.scale import _alike
 from hvdtrain.study.expand import ONE_PROCESS, RANKS, Point, Question, cores_per_rank, overrides_of, points
 from tests.conftest import PROJECT
 
@@ -53,6 +56,14 @@ def test_the_users_own_changes_are_kept():
     question = replace(QUESTION, overrides=("training.batch_size_per_replica=16",))
     config = load_config(CONFIG, overrides_of(question, points(question)[0]))
     assert config.training.batch_size_per_replica == 16
+
+
+def test_every_size_has_as_many_steps_in_a_call():
+    question, prepared = _alike(QUESTION, assumed_facts(), None)
+    assert question.steps_per_execution == 1
+    assert {one.plan.steps_per_execution for one in prepared.values()} == {1}
+    alone = [prepare(CONFIG, assumed_facts(), overrides=overrides_of(QUESTION, point)) for point in prepared]
+    assert {one.plan.steps_per_execution for one in alone} == {1, 2, 4}
 
 
 @given(ranks=st.lists(st.integers(1, 64), min_size=1), cores=st.integers(1, 256))

@@ -24,6 +24,7 @@ class Question:
         overrides: `key=value` texts that change the configuration.
         cores_per_rank: Cores of each rank on this machine; None in batch jobs, where the site's layout says so.
         global_batch_size: The one that stays, of a strong-scaling study.
+        steps_per_execution: The same at every size; None where the configuration gives them the same by itself.
         with_one_process: Whether one process on all cores is measured beside the ranks.
         site: Profile of the cluster, for batch jobs.
         ranks_per_node: Ranks on each of its nodes, at most.
@@ -40,6 +41,7 @@ class Question:
     overrides: tuple[str, ...] = ()
     cores_per_rank: int | None = None
     global_batch_size: int | None = None
+    steps_per_execution: int | None = None
     with_one_process: bool = True
     site: str | None = None
     ranks_per_node: int = 1
@@ -104,6 +106,8 @@ def overrides_of(question: Question, point: Point) -> list[str]:
     changes.append(f"launch.num_ranks={point.num_ranks}")
     if question.cores_per_rank is not None and point.kind == RANKS:
         changes.append(f"launch.cores_per_rank={question.cores_per_rank}")
+    if question.steps_per_execution is not None:
+        changes.append(f"training.steps_per_execution={question.steps_per_execution}")
     if question.mode == "strong":
         changes += ["training.batch_size_per_replica=null", f"training.global_batch_size={question.global_batch_size}"]
     return changes + (_on_nodes(question, point) if question.site is not None else [])
