@@ -2,7 +2,7 @@
 
 Horovod hands each gradient to a thread of its own, which talks to the other ranks' threads before it moves a byte.
 Where all ranks are on one machine that costs more than the sum itself; see `native/node_mean.cc` for what is done
-instead. Sums are added in the order of the ranks, so all ranks get the same bits, in every run.
+instead. The order of the additions never changes, so all ranks get the same bits, in every run.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class NodeMean:
         if segment in self._segments:
             return True
         dtype = tensors[0].dtype
-        # An upper bound: two sets of parts where each rank adds up all, one and the result where they share the work.
-        needed = dtype.size * sum(tensor.shape.num_elements() for tensor in tensors) * 2 * self._size
+        parts = 1 if self._size == 2 else self._size + 1  # of more than two ranks each has one, and so has the result
+        needed = dtype.size * sum(tensor.shape.num_elements() for tensor in tensors) * parts
         if dtype not in DTYPES or needed > self._bytes_left:
             return False
         self._segments.add(segment)
