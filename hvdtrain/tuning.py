@@ -68,7 +68,7 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
     if plan.strategy == "mirrored":
         raise ConfigError("tune tries knobs of Horovod and of single processes; MirroredStrategy has none of them")
     with tempfile.TemporaryDirectory(prefix="hvdtrain-tune-") as folder:
-        bench = _Bench(config_path, tuple(overrides), facts, Path(folder), began + 60 * minutes)
+        bench = Bench(config_path, tuple(overrides), facts, Path(folder), began + 60 * minutes)
         bench.measure(DEFAULT, (), 0)
         if not bench.throughputs.get(DEFAULT):
             raise EnvironmentNotFitError("the configuration as it is could not be measured")
@@ -99,7 +99,7 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
     return Tuned(tuple(found), chosen, interval, seconds, len(candidates), seconds > 60 * minutes)
 
 
-def _screen(bench: _Bench, candidates: Sequence[Setting]) -> None:
+def _screen(bench: Bench, candidates: Sequence[Setting]) -> None:
     """Measure every setting in each repeat, every other repeat backwards."""
     for repeat in range(SCREENING_REPEATS):
         turn = [(DEFAULT, ()), *((setting.override, (setting,)) for setting in candidates)]
@@ -108,7 +108,7 @@ def _screen(bench: _Bench, candidates: Sequence[Setting]) -> None:
                 bench.measure(name, chosen, repeat)
 
 
-def _confirm(bench: _Bench, best: Sequence[Setting]) -> Any:
+def _confirm(bench: Bench, best: Sequence[Setting]) -> Any:
     """Return the gain of the winners together, measured anew in turn with the configuration as it is."""
     together = " + ".join(setting.override for setting in best)
     talk(f"together: {together}, {FINAL_REPEATS} times")
@@ -120,7 +120,7 @@ def _confirm(bench: _Bench, best: Sequence[Setting]) -> Any:
     return estimate(paired_ratios(bench.throughputs.get(together, {}), bench.throughputs.get(DEFAULT, {})))
 
 
-class _Bench:
+class Bench:
     """Where settings are measured.
 
     Attributes:
