@@ -47,6 +47,7 @@ from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import restore
+from hvdtrain.train.stored import image_folder, tfrecords
 from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 from hvdtrain.train.world import World, wake_up
 
@@ -57,11 +58,13 @@ __all__ = [
     "callbacks",
     "evaluate",
     "evaluation_part",
+    "image_folder",
     "init",
     "initial_epoch",
     "predict",
     "scaled_learning_rate",
     "shard",
+    "tfrecords",
 ]
 
 _world: World | None = None

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hvdtrain.bench.task import INPUTS
 from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.facts import Facts, search_path
 from hvdtrain.launch.job import command_script
@@ -32,6 +33,7 @@ class Arm:
         text: What it is, for readers.
         changes: NAME=VALUE on top of the product's environment.
         has_global_batch: Whether its process takes the batch of all ranks together.
+        data: See `Task`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Arm:
     text: str
     changes: tuple[str, ...] = ()
     has_global_batch: bool = False
+    data: str = "memory"
 
 
 ARMS = {
@@ -91,6 +94,12 @@ UNCHECKED = dataclasses.replace(
     text="the same without comparing replicas, looking for NaN, comparing ranks at the start, and global metrics",
 )  # fmt: skip
 AGAIN = dataclasses.replace(ARMS["hvdtrain"], name="hvdtrain again", text="the first arm once more (A/A control)")
+
+
+def reading(data: str) -> Arm:
+    """Return the product on data that are read in one of the ways of `INPUTS`."""
+    text = f"hvdtrain on {INPUTS[data]}"
+    return dataclasses.replace(ARMS["hvdtrain"], name=f"hvdtrain on {data}", text=text, data=data)
 
 
 def variant(change: str) -> Arm:

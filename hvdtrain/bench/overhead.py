@@ -8,20 +8,24 @@ which then take turns of a second or two; ratios are taken within a round.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from hvdtrain.bench import report, startup
-from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, UNCHECKED, USUAL, Arm, variant
+from hvdtrain.bench.arms import AGAIN, ARMS, SAVING, UNCHECKED, USUAL, Arm, reading, variant
 from hvdtrain.bench.machine import describe
 from hvdtrain.bench.rounds import Launch, Ledger, run_rounds, run_turns
 from hvdtrain.bench.table import MEMORY_TARGET, STARTUP_TARGET
-from hvdtrain.bench.task import MODELS, NUM_EXAMPLES, Task, steps_per_epoch
+from hvdtrain.bench.task import INPUTS, MODELS, NUM_EXAMPLES, Task, steps_per_epoch
 from hvdtrain.errors import ExitCode, HvdtrainError
 from hvdtrain.facts import Facts, gather_facts
+
+WRITER = "hvdtrain.train.bench.inputs"
 
 
 def main() -> None:
@@ -45,6 +49,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--arms", type=names_of(tuple(ARMS)), default=USUAL, help=f"of {','.join(ARMS)}")
     parser.add_argument("--checks", action="store_true", help="one more arm: the product without its checks")
     parser.add_argument("--aa", action="store_true", help="launch the first arm twice a round: the noise floor")
+    parser.add_argument(
+        "--inputs",
+        type=names_of(tuple(INPUTS)),
+        default=(),
+        help=f"one more arm for each way to read the data, of {','.join(INPUTS)}",
+    )
     parser.add_argument(
         "--vary", action="append", default=[], metavar="NAME=VALUE", help="one more arm: hvdtrain with this changed"
     )
@@ -104,7 +114,12 @@ def run(options: argparse.Namespace) -> int:
     """Run the chosen mode and print its outcome; return the exit code."""
     facts = gather_facts()
     ledger = Ledger(options.out)
-    is_whole = measure(options, facts, ledger)
+    with tempfile.TemporaryDirectory(prefix="hvdtrain-bench-files-") as folder:
+        if options.inputs:
+            print("writing pictures", file=sys.stderr, flush=True)
+            subprocess.run([sys.executable, "-m", WRITER, folder], stderr=subprocess.DEVNULL, check=True)
+        options.files = folder
+        is_whole = measure(options, facts, ledger)
     rows = report.undisturbed(ledger.rows) if options.drop_disturbed else ledger.rows
     print(tables(options, rows, [arm.name for arm in throughput_arms(options)]))
     print()
@@ -143,6 +158,7 @@ def throughput_arms(options: argparse.Namespace) -> list[Arm]:
         *([SAVING] if options.save_every else []),
         *([AGAIN] if options.aa else []),
         *(variant(change) for change in options.vary),
+        *(reading(data) for data in options.inputs),
     ]
 
 
@@ -183,6 +199,8 @@ def task_of(arm: Arm, models: tuple[str, ...], options: argparse.Namespace) -> T
         num_turns=num_turns(options),
         steps_per_save=options.save_every,
         num_devices=options.ranks if arm.kind == "mirrored" else 1,
+        data=arm.data,
+        files=options.files,
     )
 
 

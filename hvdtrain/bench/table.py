@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hvdtrain.bench.statistics import Estimate
+from hvdtrain.bench.task import INPUTS
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ THROUGHPUT_TARGETS = {
     ("hvdtrain unchecked", "cnn"): Target(0.995),
     ("hvdtrain unchecked", "fc512"): Target(0.98),
     ("hvdtrain saving", "cnn"): Target(1.01, is_upper=True),
+    **{(f"hvdtrain on {data}", "cnn"): Target(1.03, is_upper=True) for data in INPUTS},
 }
 STARTUP_TARGET = Target(1.15, is_upper=True)
 MEMORY_TARGET = Target(1.1, is_upper=True)

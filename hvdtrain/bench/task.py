@@ -10,6 +10,12 @@ from pathlib import Path
 MODELS = ("cnn", "fc512", "fc64")
 TITLES = {"cnn": "CNN, 2 convolutions", "fc512": "FC 512-512", "fc64": "FC 64-64"}
 NUM_EXAMPLES = 60_000
+INPUTS = {
+    "records": "TFRecord files",
+    "images": "PNG files, decoded once",
+    "images each time": "PNG files, decoded in every epoch",
+    "tf.data": "a tf.data pipeline that shuffles arrays",
+}
 EPOCH_STEPS = 234  # MNIST's at 256 examples a step, before rounding to whole executions
 MIN_WARMUP_STEPS = 40
 
@@ -30,6 +36,8 @@ class Task:
         num_turns: Timed turns of each model.
         steps_per_save: Steps between two checkpoints, where they are measured; epochs are then two of these long.
         num_devices: Of one process under MirroredStrategy.
+        data: `memory`: arrays. Else one of `INPUTS`: how the same number of pictures is read.
+        files: Folder with these pictures.
     """
 
     kind: str
@@ -42,6 +50,8 @@ class Task:
     num_turns: int = 1
     steps_per_save: int | None = None
     num_devices: int = 1
+    data: str = "memory"
+    files: str = ""
 
     @property
     def path(self) -> Path:

@@ -24,13 +24,14 @@ from hvdtrain.train.deal import (
     tuples,
 )
 from hvdtrain.train.order import NO_EXAMPLE, Order
+from hvdtrain.train.stored import Mapped, gatherer, is_stored
 
 
 class EpochBatches:
     """Batches of in-memory arrays, epoch after epoch; set `epoch` before Keras asks for an iterator.
 
     Args:
-        arrays: (x, y), (x, y, sample weights) or any nest of arrays that share their first dimension.
+        arrays: (x, y), (x, y, sample weights) or any nest of arrays that share their first dimension, stored or not.
         order: Which examples at which step.
         must_be_told: Whether to refuse to begin before `tell` has said which epoch it is.
     """
@@ -39,7 +40,7 @@ class EpochBatches:
         self.order = order
         self.epoch = 0
         self._is_untold = must_be_told
-        self._tensors = tf.nest.map_structure(tf.convert_to_tensor, tuples(arrays))
+        self._gather = gatherer(tuples(arrays))
 
     def tell(self, epoch: int) -> None:
         """Set the epoch."""
@@ -60,9 +61,6 @@ class EpochBatches:
         if self._is_untold:
             raise UserCodeError("which epoch is it? Say whose data they are: callbacks=hk.callbacks([...], data=...)")
         return self.order.batches(self.epoch)
-
-    def _gather(self, row: tf.Tensor) -> Any:
-        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, row), self._tensors)
 
     def _gather_some(self, row: tf.Tensor) -> Any:
         return self._gather(tf.boolean_mask(row, row != NO_EXAMPLE))
@@ -135,7 +133,8 @@ def array_batches(arrays: Any, comm: Comm, *, batch_size: int, seed: int, remain
         raise UserCodeError(
             f"{num_examples} examples cannot fill one global batch of {batch_size} x {comm.size} ranks; {advice}"
         )
-    ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), tuples(arrays))
+    compared = tuples(arrays.arrays if isinstance(arrays, Mapped) else arrays)
+    ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), compared)
     facts = {"number of examples": num_examples, "first and last example": batch_digest(ends)}
     facts |= {"batch_size": batch_size, "seed": seed, "remainder": remainder}
     require_equal(facts, comm, "load and shuffle them alike on all ranks; shard gives each rank its part")
@@ -188,8 +187,12 @@ def evaluation_part(data: Any, *, batch_size: int | None, rank: int, size: int) 
     if count(data) == 0:
         raise UserCodeError("the test data hold no example")
     counts = begin < end
-    part = tf.nest.map_structure(lambda array: array[begin:end] if counts else array[:1], tuples(data))
-    batches = tf.data.Dataset.from_tensor_slices(part).batch(batch_size or 32)
+    if is_stored(data):
+        rows = tf.data.Dataset.range(begin, end if counts else begin + 1).batch(batch_size or 32)
+        batches = rows.map(gatherer(tuples(data))).prefetch(2)
+    else:
+        part = tf.nest.map_structure(lambda array: array[begin:end] if counts else array[:1], tuples(data))
+        batches = tf.data.Dataset.from_tensor_slices(part).batch(batch_size or 32)
     return EvaluationPart(batches.with_options(quiet()), counts)
 
 
@@ -205,7 +208,7 @@ def count(arrays: Any) -> int:
     Raises:
         UserCodeError: If the first dimensions differ, or something else than an array is among them.
     """
-    leaves = tf.nest.flatten(tuples(arrays))
+    leaves = tf.nest.flatten(tuples(arrays.arrays if isinstance(arrays, Mapped) else arrays))
     strange = [leaf for leaf in leaves if not len(getattr(leaf, "shape", ()))]
     if strange or not leaves:
         found = f"{strange[0]!r}"[:60] if strange else "nothing"

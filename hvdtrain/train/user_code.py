@@ -23,6 +23,9 @@ from hvdtrain.names import did_you_mean
 from hvdtrain.train import compat
 from hvdtrain.train.data import count
 from hvdtrain.train.deal import tuples
+from hvdtrain.train.stored import Mapped, StoredArray, gatherer
+
+LOOKED_AT = 32  # examples of data that are made while training
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Data:
     """What a data source returned.
 
     Args:
-        train: (x, y) or (x, y, sample weights), with tuples and dicts of arrays in place of one, or an unbatched
-            `tf.data.Dataset` of such.
+        train: (x, y) or (x, y, sample weights), with tuples and dicts of arrays in place of one, stored or not; or an
+            unbatched `tf.data.Dataset` of such.
         test: The same for evaluation, or None.
     """
 
@@ -110,6 +113,8 @@ def load_data(source: str, folder: Path, args: dict[str, Any], *, num_examples: 
 def _num_found(train: Any, source: str) -> int:
     if isinstance(train, tf.data.Dataset):
         return int(train.cardinality())
+    if isinstance(train, Mapped):
+        return count(train)
     if not isinstance(train, tuple) or len(train) not in (2, 3):
         raise UserCodeError(
             f"{source}: the training data must be a pair (x, y) of arrays, or (x, y, sample weights); "
@@ -128,7 +133,7 @@ def check_arrays(data: Data, model: keras.Model, loss: str, source: str) -> None
         if part is None or isinstance(part, tf.data.Dataset):
             continue
         count(part)
-        x, y, *weights = tuples(part)
+        x, y, *weights = tuples(first_examples(part, f"{source}: {name}") if isinstance(part, Mapped) else part)
         _check_all_finite(x, f"{source}: x_{name}", "input")
         output_shape = _output_shape(model, x, f"{source}: x_{name}")
         _check_all_finite(y, f"{source}: y_{name}", "output")
@@ -137,8 +142,24 @@ def check_arrays(data: Data, model: keras.Model, loss: str, source: str) -> None
             _check_labels(np.asarray(y), output_shape, loss, f"{source}: y_{name}")
 
 
+def first_examples(data: Mapped, name: str) -> tuple[Any, ...]:
+    """Return what a function makes of the first examples, as arrays: all of them would take too long to look at.
+
+    Raises:
+        UserCodeError: If it does not make pairs.
+    """
+    batch = gatherer(data)(tf.range(min(count(data), LOOKED_AT), dtype=tf.int64))
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        found = _describe(batch)
+        raise UserCodeError(f"{name}: the function must make (x, y) or (x, y, sample weights) of a batch; got {found}")
+    arrays: tuple[Any, ...] = tf.nest.map_structure(lambda tensor: tensor.numpy(), batch)
+    return arrays
+
+
 def _check_all_finite(arrays: Any, name: str, kind: str) -> None:
     for place, array in enumerate(tf.nest.flatten(arrays)):
+        if isinstance(array, StoredArray):
+            continue
         _check_finite(np.asarray(array), name + (f" ({kind} {place})" if place else ""))
 
 

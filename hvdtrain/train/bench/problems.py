@@ -38,7 +38,7 @@ def data() -> tuple[tf.Tensor, tf.Tensor]:
     return tf.constant(x), tf.constant(random.integers(NUM_CLASSES, size=NUM_EXAMPLES))
 
 
-def batches(arrays: Any, task: Task, rank: int) -> EpochBatches:
+def batches(arrays: Any, task: Task, rank: int) -> Any:
     """Return one rank's batches, made as the product makes them."""
     steps = steps_per_epoch(
         batch_size=task.batch_size,
@@ -54,4 +54,8 @@ def batches(arrays: Any, task: Task, rank: int) -> EpochBatches:
         rank=rank,
         size=task.num_ranks,
     )
+    if task.data != "memory":
+        from hvdtrain.train.bench import inputs
+
+        return inputs.batches(task, order)
     return EpochBatches(arrays, order)

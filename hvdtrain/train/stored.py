@@ -1,0 +1,239 @@
+"""Data sets that stay in files, read by number: their order, sharding and exact resume are those of arrays.
+
+Each rank reads the examples of its own batches and no others.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from hvdtrain.errors import UserCodeError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+CACHE_BYTES = 2**30  # of decoded images that a rank keeps, if they are not more
+RECORD_HEAD = struct.Struct("<QI")  # of a TFRecord: length, and its checksum
+RECORD_TAIL_BYTES = 4
+
+
+class StoredArray:
+    """What looks like an array with one row per example, and is read from files when rows are asked for.
+
+    Args:
+        length: Examples.
+        shape: Of one of them.
+        dtype: Of the values; `object` for strings of bytes.
+        read: Example numbers, shape (n,) -> values, shape (n, *shape).
+    """
+
+    def __init__(
+        self, length: int, shape: tuple[int, ...], dtype: Any, read: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self.shape = (length, *shape)
+        self.dtype = np.dtype(dtype)
+        self._read = read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        rows = np.arange(len(self))[key]
+        return self._read(rows) if rows.ndim else self._read(rows[None])[0]
+
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """Return these examples, in a graph; `rows` has shape (n,)."""
+        found = tf.numpy_function(self._read, [rows], tf.as_dtype(self.dtype))
+        return tf.ensure_shape(found, (rows.shape[0], *self.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Arrays whose batches go through a function.
+
+    Args:
+        arrays: A tuple of arrays, stored or not.
+        function: What a batch of each gives -> the batch to train on; TensorFlow operations only.
+    """
+
+    arrays: tuple[Any, ...]
+    function: Callable[..., Any]
+
+
+def gatherer(data: Any) -> Callable[[tf.Tensor], Any]:
+    """Return what gives the batch of some example numbers: of a nest of arrays, or a `Mapped` one."""
+    if isinstance(data, Mapped):
+        inner = gatherer(data.arrays)
+        return lambda rows: data.function(*inner(rows))
+    leaves = tf.nest.map_structure(
+        lambda leaf: leaf if isinstance(leaf, StoredArray) else tf.convert_to_tensor(leaf), data
+    )
+    return lambda rows: tf.nest.map_structure(
+        lambda leaf: leaf.gather(rows) if isinstance(leaf, StoredArray) else tf.gather(leaf, rows), leaves
+    )
+
+
+def is_stored(data: Any) -> bool:
+    """Tell whether any of it is read when it is needed."""
+    return isinstance(data, Mapped) or any(isinstance(leaf, StoredArray) for leaf in tf.nest.flatten(data))
+
+
+def image_folder(
+    path: str | Path, *, channels: int = 0, size: tuple[int, int] | None = None, cache: bool | None = None
+) -> tuple[StoredArray, np.ndarray]:
+    """Return (images, class numbers) of a folder that has a folder of PNG, JPEG or BMP files for each class.
+
+    Images are float32, 0 to 1, shape (height, width, channels). Classes are numbered in the order of their names.
+
+    Args:
+        path: The folder.
+        channels: 1 for grey, 3 for colours; 0 as the first image has them.
+        size: (height, width) that every image is brought to; None: all of them must have the first one's.
+        cache: Whether a rank keeps what it has decoded; None: if all images are no more than 1 GiB.
+
+    Raises:
+        UserCodeError: If there is no such folder or no image in it; while reading, if an image cannot be read or has
+            another shape.
+    """
+    folder = Path(path)
+    classes = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
+    files, labels = [], []
+    for number, place in enumerate(classes):
+        found = sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGES)
+        files += found
+        labels += [number] * len(found)
+    if not files:
+        raise UserCodeError(
+            f"{folder}: expected a folder for each class with {', '.join(IMAGES)} files in it; found "
+            f"{f'{len(classes)} folders without any' if classes else 'no folder'}"
+        )
+    images = _Images(files, channels, size, cache)
+    return StoredArray(len(files), images.shape, np.float32, images.read), np.asarray(labels, np.int64)
+
+
+class _Images:
+    """Image files, decoded when asked for, once if they are kept."""
+
+    def __init__(self, files: Sequence[Path], channels: int, size: tuple[int, int] | None, cache: bool | None) -> None:
+        self._files = files
+        self._channels, self._size = channels, size
+        self.shape: tuple[int, ...] = self._decode(files[0]).shape
+        self._channels = self.shape[-1]
+        num_bytes = len(files) * int(np.prod(self.shape))
+        keeps = num_bytes <= CACHE_BYTES if cache is None else cache
+        # The memory of rows that are never written is never taken.
+        self._kept = np.empty((len(files), *self.shape), np.uint8) if keeps else None
+        self._is_kept = np.zeros(len(files), bool)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return images as floats."""
+        if self._kept is None:
+            values = np.stack([self._whole(row) for row in rows])
+        else:
+            for row in rows[~self._is_kept[rows]]:
+                self._kept[row] = self._whole(row)
+            self._is_kept[rows] = True
+            values = self._kept[rows]
+        return values.astype(np.float32) / np.float32(255)
+
+    def _whole(self, row: int) -> np.ndarray:
+        file = self._files[row]
+        image = self._decode(file)
+        if image.shape != self.shape:
+            raise UserCodeError(
+                f"{file}: this image has shape {image.shape}, the first one {self.shape}; give image_folder a size "
+                "that all are brought to"
+            )
+        return image
+
+    def _decode(self, file: Path) -> np.ndarray:
+        try:
+            with tf.device("CPU:0"):
+                image = tf.io.decode_image(file.read_bytes(), channels=self._channels, expand_animations=False)
+                if self._size is not None:
+                    image = tf.image.resize(image, self._size, antialias=True)
+                    image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+                decoded: np.ndarray = image.numpy()
+        except (OSError, tf.errors.OpError) as error:
+            raise UserCodeError(f"{file}: not an image that can be read: {str(error).splitlines()[0]}") from error
+        return decoded
+
+
+def tfrecords(files: str | Path | Sequence[str | Path], parse: Callable[[tf.Tensor], Any]) -> Mapped:
+    """Return the examples of TFRecord files, found by their numbers.
+
+    ```python
+    def parse(records):  # a batch of serialized tf.train.Example, a string tensor of shape (n,)
+        found = tf.io.parse_example(records, {"image": tf.io.FixedLenFeature([], tf.string),
+                                              "label": tf.io.FixedLenFeature([], tf.int64)})
+        images = tf.reshape(tf.io.decode_raw(found["image"], tf.uint8), (-1, 28, 28, 1))
+        return tf.cast(images, tf.float32) / 255, found["label"]
+    ```
+
+    Args:
+        files: Paths, or one pattern such as "train-*.tfrecord"; examples are numbered in the order of the files' names.
+        parse: Makes (x, y) of a whole batch of records at once, with TensorFlow operations.
+
+    Raises:
+        UserCodeError: If there is no such file, or one is cut short or no TFRecord file.
+    """
+    if isinstance(files, (str, Path)):
+        pattern, files = files, glob(str(files))
+        if not files:
+            raise UserCodeError(
+                f"{pattern}: no file has this name; give a path, or a pattern such as 'data/train-*.tfrecord'"
+            )
+    records = _Records(sorted(map(str, files)))
+    return Mapped((StoredArray(records.count, (), object, records.read),), parse)
+
+
+class _Records:
+    """Where each record lies, and reading them."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._descriptors = [_opened(file) for file in files]
+        found = [_places(file, descriptor) for file, descriptor in zip(files, self._descriptors, strict=True)]
+        self._file = np.repeat(np.arange(len(files)), [len(places) for places in found])
+        self._places: np.ndarray = np.concatenate(found)
+        self.count = len(self._file)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return records as strings of bytes."""
+        found = np.empty(len(rows), object)
+        for place, (file, (begin, length)) in enumerate(
+            zip(self._file[rows].tolist(), self._places[rows].tolist(), strict=True)
+        ):
+            found[place] = os.pread(self._descriptors[file], length, begin)
+        return found
+
+
+def _opened(file: str) -> int:
+    try:
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserCodeError(f"{file}: {error.strerror}") from error
+
+
+def _places(file: str, descriptor: int) -> np.ndarray:
+    """Return (begin, length) of each record, shape (records, 2), from the heads alone."""
+    size, at = os.fstat(descriptor).st_size, 0
+    found: list[tuple[int, int]] = []
+    while at < size:
+        head = os.pread(descriptor, RECORD_HEAD.size, at)
+        length = RECORD_HEAD.unpack(head)[0] if len(head) == RECORD_HEAD.size else size
+        begin = at + RECORD_HEAD.size
+        at = begin + length + RECORD_TAIL_BYTES
+        if at > size:
+            raise UserCodeError(
+                f"{file}: record {len(found)} does not end within the file ({size} bytes): it is cut short, compressed "
+                "or no TFRecord file"
+            )
+        found.append((begin, length))
+    return np.asarray(found, np.int64).reshape(-1, 2)

@@ -1,0 +1,234 @@
+"""Data that stay in files: image folders and TFRecords train to the bits of the same data as arrays."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hvdtrain.errors import UserCodeError
+from hvdtrain.train.data import EpochBatches, count, evaluation_part
+from hvdtrain.train.order import Order
+from hvdtrain.train.stored import Mapped, StoredArray, image_folder, tfrecords
+from hvdtrain.train.user_code import first_examples
+from tests.test_run import Workdir
+
+SHAPE = (5, 4, 1)
+FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def pictures(num_examples: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    return random.integers(256, size=(num_examples, *SHAPE), dtype=np.uint8), np.arange(num_examples) % 3
+
+
+def write_folder(place: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = place / f"class_{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:04d}.png").write_bytes(tf.io.encode_png(image).numpy())
+    return place
+
+
+def write_records(place: Path, images: np.ndarray, labels: np.ndarray, num_files: int = 3) -> str:
+    place.mkdir(parents=True, exist_ok=True)
+    for file in range(num_files):
+        with tf.io.TFRecordWriter(str(place / f"part-{file}.tfrecord")) as writer:
+            for image, label in list(zip(images, labels, strict=True))[file::num_files]:
+                feature = {
+                    "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()])),
+                    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                writer.write(example.SerializeToString())
+    return str(place / "part-*.tfrecord")
+
+
+def parse(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    found = tf.io.parse_example(records, FEATURES)
+    images = tf.reshape(tf.io.decode_raw(found["image"], tf.uint8), (-1, *SHAPE))
+    return tf.cast(images, tf.float32) / 255, found["label"]
+
+
+def batches(data: object, rank: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    order = Order(30, 4 * size, 30 // (4 * size), 7, rank, size)
+    return [(x.numpy(), y.numpy()) for x, y in EpochBatches(data, order).dataset()]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_images_come_in_the_order_of_arrays(tmp_path: Path, cache: bool):
+    images, labels = pictures(30)
+    stored = image_folder(write_folder(tmp_path, images, labels), cache=cache)
+    by_class = np.argsort(labels, kind="stable")
+    arrays = (images[by_class].astype(np.float32) / np.float32(255), labels[by_class])
+    assert count(stored) == 30
+    for rank in range(2):
+        found, expected = batches(stored, rank, 2), batches(arrays, rank, 2)
+        assert len(found) == len(expected) == 3
+        for mine, other in zip(found, expected, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(mine, other, strict=True))
+
+
+def test_records_come_in_the_order_of_arrays(tmp_path: Path):
+    images, labels = pictures(30)
+    stored = tfrecords(write_records(tmp_path, images, labels), parse)
+    places = np.concatenate([np.arange(30)[file::3] for file in range(3)])
+    arrays = (images[places].astype(np.float32) / np.float32(255), labels[places])
+    assert count(stored) == 30
+    for mine, other in zip(batches(stored, 1, 2), batches(arrays, 1, 2), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(mine, other, strict=True))
+
+
+def test_a_rank_reads_the_files_of_its_own_batches_only(tmp_path: Path):
+    images, labels = pictures(30)
+    folder = write_folder(tmp_path, images, labels)
+    stored = image_folder(folder, cache=False)
+    own = Order(30, 8, 3, 7, 0, 2).batches(0).ravel()
+    files = sorted(folder.rglob("*.png"))
+    for number in set(range(1, 30)) - set(own.tolist()):
+        files[number].unlink()
+    assert len(batches(stored, 0, 2)) == 3
+    with pytest.raises(Exception, match=r"not an image that can be read"):
+        batches(stored, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["images", "records"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_evaluation_covers_everything_once(tmp_path: Path, kind: str, size: int):
+    images, labels = pictures(10)
+    data = (
+        image_folder(write_folder(tmp_path, images, labels))
+        if kind == "images"
+        else tfrecords(write_records(tmp_path, images, labels), parse)
+    )
+    seen = []
+    for rank in range(size):
+        part = evaluation_part(data, batch_size=4, rank=rank, size=size)
+        assert part.counts
+        seen += [image.tobytes() for x, _ in part.batches for image in np.round(x.numpy() * 255).astype(np.uint8)]
+    assert sorted(seen) == sorted(image.tobytes() for image in images)
+
+
+def test_images_are_brought_to_a_size(tmp_path: Path):
+    images, labels = pictures(6)
+    folder = write_folder(tmp_path, images, labels)
+    odd = tf.io.encode_jpeg(np.full((9, 9, 1), 128, np.uint8)).numpy()
+    (folder / "class_2" / "zz.jpg").write_bytes(odd)
+    x, _ = image_folder(folder, cache=False)
+    with pytest.raises(UserCodeError, match=r"zz\.jpg: this image has shape \(9, 9, 1\), the first one \(5, 4, 1\)"):
+        x[-1]
+    x, y = image_folder(folder, size=(8, 8), channels=3)
+    assert (x.shape, y.shape) == ((7, 8, 8, 3), (7,))
+    assert x[-1] == pytest.approx(128 / 255, abs=0.02)
+    assert x[:3].shape == (3, 8, 8, 3)
+
+
+def test_what_is_wrong_with_files_is_said(tmp_path: Path):
+    with pytest.raises(UserCodeError, match=r"expected a folder for each class with \.png"):
+        image_folder(tmp_path / "nowhere")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserCodeError, match="found 1 folders without any"):
+        image_folder(tmp_path)
+    (tmp_path / "a" / "x.png").write_bytes(b"no image")
+    with pytest.raises(UserCodeError, match=r"x\.png: not an image that can be read"):
+        image_folder(tmp_path)
+    with pytest.raises(UserCodeError, match="no file has this name"):
+        tfrecords(tmp_path / "*.tfrecord", parse)
+    with pytest.raises(UserCodeError, match="No such file"):
+        tfrecords([tmp_path / "missing"], parse)
+    whole = Path(write_records(tmp_path / "r", *pictures(3), num_files=1).replace("*", "0"))
+    whole.write_bytes(whole.read_bytes()[:-1])
+    with pytest.raises(UserCodeError, match="record 2 does not end within the file"):
+        tfrecords(whole, parse)
+
+
+def test_a_function_must_make_pairs(tmp_path: Path):
+    data = Mapped((np.arange(5),), lambda x: x)
+    with pytest.raises(UserCodeError, match="must make"):
+        first_examples(data, "mine: train")
+    x, y = first_examples(Mapped((np.arange(5),), lambda x: (x, -x)), "mine: train")
+    assert (x.tolist(), y.tolist()) == ([0, 1, 2, 3, 4], [0, -1, -2, -3, -4])
+
+
+def test_a_stored_array_has_rows_like_an_array():
+    stored = StoredArray(4, (2,), np.float32, lambda rows: np.stack([rows, rows * 10], 1).astype(np.float32))
+    assert (len(stored), stored.shape, stored[2].tolist()) == (4, (4, 2), [2, 20])
+    assert stored[1:3].tolist() == [[1, 10], [2, 20]]
+    assert stored[-1:].tolist() == [[3, 30]]
+
+
+SOURCES = """
+import numpy as np, tensorflow as tf
+import hvdtrain.keras as hk
+from hvdtrain.workshop.data import digits
+
+FEATURES = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+
+def parse(records):
+    found = tf.io.parse_example(records, FEATURES)
+    images = tf.reshape(tf.io.decode_raw(found["image"], tf.uint8), (-1, 8, 8, 1))
+    return tf.cast(images, tf.float32) / 255, found["label"]
+
+def parts():
+    for name, (x, y) in zip(("train", "test"), digits()):
+        order = np.argsort(y, kind="stable")
+        yield name, np.round(x[order] * 240).astype(np.uint8), y[order]
+
+def arrays():
+    return tuple((x.astype(np.float32) / np.float32(255), y) for _, x, y in parts())
+
+def images():
+    return hk.image_folder("images/train"), hk.image_folder("images/test")
+
+def records():
+    return hk.tfrecords("records/train-*", parse), hk.tfrecords("records/test-*", parse)
+"""
+WRITE = """
+import os, sys
+sys.path.insert(0, ".")
+import tensorflow as tf
+from sources import parts
+for name, x, y in parts():
+    os.makedirs("records", exist_ok=True)
+    writers = [tf.io.TFRecordWriter(f"records/{name}-{file}") for file in range(3)]
+    for number, (image, label) in enumerate(zip(x, y)):
+        os.makedirs(f"images/{name}/{label}", exist_ok=True)
+        open(f"images/{name}/{label}/{number:05d}.png", "wb").write(tf.io.encode_png(image).numpy())
+        feature = {"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()])),
+                   "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))}
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        writers[number * 3 // len(x)].write(example.SerializeToString())
+    for writer in writers: writer.close()
+"""
+
+
+@pytest.mark.usefixtures("require_horovod")
+def test_runs_on_files_have_the_bits_of_runs_on_arrays(tmp_path: Path):
+    folder = Workdir(tmp_path / "work")
+    (folder.path / "sources.py").write_text(SOURCES)
+    written = folder.call(sys.executable, "-c", WRITE)
+    assert written.code == 0, written.err
+    digests, tests = set(), set()
+    for kind in ("arrays", "images", "records"):
+        config = {
+            "name": kind,
+            "model": {"source": "hvdtrain.workshop.models:digits_cnn"},
+            "data": {"source": f"sources:{kind}", "num_examples": 1437},
+            "training": {"epochs": 2, "batch_size_per_replica": 32, "deterministic": True},
+        }
+        (folder.path / f"{kind}.yaml").write_text(json.dumps(config))
+        outcome = folder.hvdtrain("run", f"{kind}.yaml", "--ranks", "2")
+        assert outcome.code == 0, outcome.err
+        (summary,) = folder.path.glob(f"runs/{kind}/*/summary.json")
+        found = json.loads(summary.read_text())
+        digests.add(found["digest"])
+        tests.add(found["metrics"]["val_accuracy"])
+    assert len(digests) == 1
+    assert len(tests) == 1
