@@ -128,17 +128,6 @@ def test_double_precision_and_xla_go_the_way_of_keras(calls: list[int]):
     assert np.asarray(single)[0] < 1
 
 
-def test_a_stateless_update_assigns_nothing(calls: list[int]):
-    def updated(optimizer: keras.optimizers.Optimizer) -> tuple[bytes, bytes]:
-        variable = keras.Variable(np.ones(3, "float32"))
-        optimizer.build([variable])
-        (found,), _ = optimizer.stateless_apply(optimizer.variables, [tf.ones(3)], [variable.value])
-        return np.asarray(found).tobytes(), np.asarray(variable).tobytes()
-
-    assert updated(distribute(adam(), SoloComm())) == updated(adam())
-    assert calls == []
-
-
 def test_who_has_read_a_variable_keeps_what_was_read(calls: list[int]):
     variable = keras.Variable(np.ones(1000, "float32"))
     read = variable.value.read_value()

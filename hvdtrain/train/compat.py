@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import api_export
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
@@ -93,11 +92,6 @@ def count_flop(operation: str, per_element: int, inputs: Callable[[int], range])
             graph_util.tensor_shape_from_node_def_name(graph, node.input[place]) for place in inputs(node.attr["N"].i)
         ]
         return tf_ops.OpStats("flops", per_element * sum(shape.num_elements() for shape in shapes))
-
-
-def is_stateless() -> bool:
-    """Tell whether assignments are collected instead of made (`optimizer.stateless_apply`)."""
-    return bool(in_stateless_scope())
 
 
 def is_for_xla() -> bool:

@@ -60,7 +60,6 @@ def _fit(gradients: Sequence[Any], variables: Sequence[Any]) -> bool:
     """Tell whether all are dense, float32 and in the main memory, in a program that TensorFlow itself runs."""
     return (
         not compat.is_for_xla()
-        and not compat.is_stateless()
         and not any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
         and all(tf.as_dtype(variable.dtype) == tf.float32 for variable in variables)
         and all(tf.convert_to_tensor(gradient).dtype == tf.float32 for gradient in gradients)
