@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,9 +105,11 @@ def test_a_summary_is_per_step_and_names_the_longest():
 
 
 def test_words_name_the_rank_that_comes_last():
-    early = {"steps": 4, "step_ms": 10.0, "parts_ms": dict.fromkeys((*KINDS, "nothing"), 0.0), "longest": []}
-    late = {**early, "parts_ms": {**early["parts_ms"], "computing": 9.0, "gradients": 0.1}}
-    early = {**early, "parts_ms": {**early["parts_ms"], "computing": 6.0, "gradients": 3.1}}
+    def of_rank(computing: float, gradients: float) -> dict[str, Any]:
+        parts = {**dict.fromkeys((*KINDS, "nothing"), 0.0), "computing": computing, "gradients": gradients}
+        return {"steps": 4, "step_ms": 10.0, "parts_ms": parts, "longest": []}
+
+    early, late = of_rank(6.0, 3.1), of_rank(9.0, 0.1)
     text = "\n".join(words([early, late]))
     assert "rank 1 comes last: the others wait for it, rank 0 3.00 ms a step" in text
     assert "no rank waits" in "\n".join(words([early, early]))
