@@ -36,12 +36,12 @@ class Target:
         return (value < self.value) == self.is_upper
 
 
-# (other arm, model) -> target of hvdtrain's throughput over that arm's
 # What a user could do instead; hvdtrain is to be ahead of all of it.
 ALTERNATIVES = (
     "one process", "one process at global batch", "horovodrun", "mirrored", "PyTorch", "PyTorch at global batch",
     "PyTorch DDP",
 )  # fmt: skip
+# (other arm, model) -> target of hvdtrain's throughput over that arm's
 THROUGHPUT_TARGETS = {
     ("hand-written", "cnn"): Target(0.98),
     ("hand-written", "fc512"): Target(0.98),
