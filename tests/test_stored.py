@@ -11,9 +11,11 @@ import pytest
 import tensorflow as tf
 
 from hvdtrain.errors import UserCodeError
-from hvdtrain.train.data import EpochBatches, count, evaluation_part
+from hvdtrain.train.comm import SoloComm
+from hvdtrain.train.data import EpochBatches, array_batches, count, evaluation_part
+from hvdtrain.train.deal import batch_digest
 from hvdtrain.train.order import Order
-from hvdtrain.train.stored import Mapped, StoredArray, image_folder, tfrecords
+from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arrays, tfrecords
 from hvdtrain.train.user_code import first_examples
 from tests.test_run import Workdir
 
@@ -147,6 +149,23 @@ def test_what_is_wrong_with_files_is_said(tmp_path: Path):
     whole.write_bytes(whole.read_bytes()[:-1])
     with pytest.raises(UserCodeError, match="record 2 does not end within the file"):
         tfrecords(whole, parse)
+
+
+@pytest.mark.parametrize("kind", ["images", "records"])
+def test_scripts_shard_them_and_see_where_ranks_have_other_files(tmp_path: Path, kind: str):
+    def stored(name: str, number: int) -> object:
+        images, labels = pictures(30)
+        images[0] += np.uint8(number)
+        if kind == "images":
+            return image_folder(write_folder(tmp_path / name, images, labels))
+        return tfrecords(write_records(tmp_path / name, images, labels), parse)
+
+    one, same, other = stored("one", 0), stored("same", 0), stored("other", 1)
+    dealt = array_batches(one, SoloComm(), batch_size=7, seed=0, remainder="drop")
+    dealt.tell(0)
+    assert [x.shape for x, _ in dealt.dataset()] == [(7, *SHAPE)] * 4
+    digests = [batch_digest([array[:8] for array in stored_arrays(data)]) for data in (one, same, other)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_function_must_make_pairs(tmp_path: Path):

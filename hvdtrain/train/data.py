@@ -24,7 +24,7 @@ from hvdtrain.train.deal import (
     tuples,
 )
 from hvdtrain.train.order import NO_EXAMPLE, Order
-from hvdtrain.train.stored import Mapped, gatherer, is_stored
+from hvdtrain.train.stored import gatherer, is_stored, stored_arrays
 
 
 class EpochBatches:
@@ -133,8 +133,7 @@ def array_batches(arrays: Any, comm: Comm, *, batch_size: int, seed: int, remain
         raise UserCodeError(
             f"{num_examples} examples cannot fill one global batch of {batch_size} x {comm.size} ranks; {advice}"
         )
-    compared = tuples(arrays.arrays if isinstance(arrays, Mapped) else arrays)
-    ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), compared)
+    ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), tuples(stored_arrays(arrays)))
     facts = {"number of examples": num_examples, "first and last example": batch_digest(ends)}
     facts |= {"batch_size": batch_size, "seed": seed, "remainder": remainder}
     require_equal(facts, comm, "load and shuffle them alike on all ranks; shard gives each rank its part")
@@ -208,7 +207,7 @@ def count(arrays: Any) -> int:
     Raises:
         UserCodeError: If the first dimensions differ, or something else than an array is among them.
     """
-    leaves = tf.nest.flatten(tuples(arrays.arrays if isinstance(arrays, Mapped) else arrays))
+    leaves = tf.nest.flatten(tuples(stored_arrays(arrays)))
     strange = [leaf for leaf in leaves if not len(getattr(leaf, "shape", ()))]
     if strange or not leaves:
         found = f"{strange[0]!r}"[:60] if strange else "nothing"

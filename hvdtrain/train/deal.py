@@ -150,7 +150,12 @@ def check_same_batches(data: keras.utils.PyDataset, comm: Comm) -> None:
 
 def batch_digest(batch: Any) -> str:
     """Return a short hash of all arrays of a batch."""
-    return " ".join(digest(np.asarray(array)) for array in tf.nest.flatten(batch))
+    return " ".join(digest(_as_bits(np.asarray(array))) for array in tf.nest.flatten(batch))
+
+
+def _as_bits(array: np.ndarray) -> np.ndarray:
+    """Return an array whose memory is its content: one of strings of bytes holds only where they are."""
+    return array if array.dtype != object else np.frombuffer(repr(array.tolist()).encode(), np.uint8)
 
 
 def require_equal(mine: dict[str, Any], comm: Comm, advice: str) -> None:

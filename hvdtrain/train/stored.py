@@ -67,6 +67,11 @@ class Mapped:
     function: Callable[..., Any]
 
 
+def stored_arrays(data: Any) -> Any:
+    """Return the arrays behind data, before any function."""
+    return data.arrays if isinstance(data, Mapped) else data
+
+
 def gatherer(data: Any) -> Callable[[tf.Tensor], Any]:
     """Return what gives the batch of some example numbers: of a nest of arrays, or a `Mapped` one."""
     if isinstance(data, Mapped):
