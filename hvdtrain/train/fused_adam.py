@@ -21,7 +21,7 @@ FLOP_PER_ELEMENT = 12
 compat.count_flop("HvdtrainAdam", FLOP_PER_ELEMENT, lambda count: range(3 * count, 4 * count))
 
 # AdamW is Adam after its weight decay, which Keras applies before the update. A subclass may do anything.
-KINDS = (keras.optimizers.Adam, keras.optimizers.AdamW)
+KINDS: tuple[type, ...] = (keras.optimizers.Adam, keras.optimizers.AdamW)
 
 
 def update(optimizer: Any, original: type, gradients: Sequence[Any], variables: Sequence[Any], rate: Any) -> bool:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from hvdtrain import metrics as records
 from hvdtrain.bench.task import Task
+from hvdtrain.train import fused_adam
 from hvdtrain.train.bench import problems
 from hvdtrain.train.bench.stopwatch import Stopwatch
 from hvdtrain.train.callbacks import AgreeStop, Finite, GlobalMetrics, Saver, Setup, SyncProof
@@ -82,6 +83,8 @@ def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, co
             steps_per_execution=1 if is_mirrored else task.steps_per_execution,  # Keras 3 fails with more
             jit_compile=False,
         )
+    if task.kind == "hvdtrain keras update":
+        fused_adam.KINDS = ()
     if task.kind == "hvdtrain unchecked":
         optimizer.hvdtrain_reduction.watch = BlindWatch()
     ours = [] if comm is None else product_callbacks(comm, batches, task)
