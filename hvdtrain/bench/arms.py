@@ -94,7 +94,10 @@ UNCHECKED = dataclasses.replace(
     text="the same without comparing replicas, looking for NaN, comparing ranks at the start, and global metrics",
 )  # fmt: skip
 KERAS_UPDATE = dataclasses.replace(
-    ARMS["hvdtrain"], name="hvdtrain, Keras's update", kind="hvdtrain keras update", text="the same with Keras's own Adam"
+    ARMS["hvdtrain"],
+    name="hvdtrain, Keras's update",
+    kind="hvdtrain keras update",
+    text="the same with Keras's own Adam",
 )
 AGAIN = dataclasses.replace(ARMS["hvdtrain"], name="hvdtrain again", text="the first arm once more (A/A control)")
 
