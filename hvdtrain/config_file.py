@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -223,6 +223,9 @@ def _with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     values = _defaults(Config)
     for name, default in values.items():
         given = data.get(name, default)
+        block = _section_of(Config.model_fields[name].annotation)
+        if default is None and block is not None and isinstance(given, dict):
+            default = _defaults(block)
         values[name] = {**default, **given} if isinstance(default, dict) and isinstance(given, dict) else given
     return values
 
@@ -233,9 +236,15 @@ def _defaults(model: type[Section]) -> dict[str, Any]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             values[name] = _defaults(kind)
-        else:
+        else:  # an optional block among them
             values[name] = None if field.is_required() else field.get_default(call_default_factory=True)
     return values
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """Return the block that a field holds, if need be beside null."""
+    kinds = get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 # -- writing ------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def _complaint(details: Mapping[str, Any], root: Schema) -> Complaint:
 
 def _unknown_key(keys: KeyPath, root: Schema) -> Complaint:
     parent, name = keys[:-1], str(keys[-1])
-    valid = list(_locate(parent, root)[1].get("properties", {}))
+    valid = list(_block(_locate(parent, root)[1], root).get("properties", {}))
     hint = did_you_mean(name, valid)
     meant = next((key for key in valid if hint == f"; did you mean {key!r}?"), None)
     return Complaint(
@@ -94,10 +94,11 @@ def _locate(location: Sequence[str | int], root: Schema) -> tuple[KeyPath, Schem
     keys: list[str | int] = []
     schema = root
     for part in location:
-        inner = _inside(schema, part, root)
+        block = _block(schema, root)
+        inner = _inside(block, part, root)
         if inner is None:
             # A union's branch, or a key that the schema does not know.
-            if schema.get("type") == "object" and "properties" in schema:
+            if block.get("type") == "object" and "properties" in block:
                 keys.append(part)
             break
         keys.append(part)
@@ -113,6 +114,11 @@ def _inside(schema: Schema, part: str | int, root: Schema) -> Schema | None:
         if inner is None and "patternProperties" in schema:
             inner = next(iter(schema["patternProperties"].values()))
     return _resolve(inner, root) if inner else None
+
+
+def _block(schema: Schema, root: Schema) -> Schema:
+    """Return the block that an optional one may be, with its keys; another schema as it is."""
+    return next((_resolve(branch, root) for branch in schema.get("anyOf", ()) if "$ref" in branch), schema)
 
 
 def _resolve(schema: Schema, root: Schema) -> Schema:

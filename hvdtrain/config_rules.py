@@ -210,6 +210,12 @@ def _adasum_fits(op: str, num_groups: int | None, precision: str, strategy: str)
     return None
 
 
+def _timeline_in_order(timeline: Mapping[str, Any] | None) -> str | None:
+    if timeline is None or timeline["first_step"] <= timeline["last_step"]:
+        return None
+    return f"first_step {timeline['first_step']} comes after last_step {timeline['last_step']}"
+
+
 RULES = (
     Rule("training.epochs training.steps", _one_of("epochs", "steps")),
     Rule(
@@ -231,6 +237,7 @@ RULES = (
     Rule("launch.hostfile launch.launcher launch.num_ranks", _hostfile_fits),
     Rule("slurm.options", _options_fit),
     Rule("slurm.nodes slurm.ranks_per_node launch.num_ranks", _nodes_divide),
+    Rule("timeline", _timeline_in_order),
     Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),
 )
 

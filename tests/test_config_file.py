@@ -75,6 +75,13 @@ slurm:
   site: null
   nodes: 1
   time_limit_min: 30
+measure:
+  seconds: 2.5
+  warmup_steps: 20
+  data: synthetic
+timeline:
+  first_step: 11
+  last_step: 30
 """
 LINES = VALID.splitlines()
 

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvdtrain.cli.run import timeline_settings
+from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError
 from hvdtrain.timeline import HOROVOD_PID, KINDS, Span, exclusive_us, kind_of, operation, summarise, trace_events, words
+from tests.conftest import PROJECT
 from tests.test_run import Workdir
 
 MODEL = """
@@ -130,6 +132,19 @@ def test_trace_events_are_what_viewers_open():
 def test_steps_that_are_none(steps: str):
     with pytest.raises(ConfigError, match="--timeline-steps takes the first and the last step"):
         timeline_settings(False, steps)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("timeline.first_step=99", "timeline: first_step 99 comes after last_step 60"),
+        ("timeline.frist_step=3", "timeline.frist_step: unknown key; did you mean 'first_step'?"),
+        ("timeline.last_step=x", "timeline.last_step: must be a whole number >= 1; got 'x'"),
+    ],
+)
+def test_wrong_settings_are_explained(setting: str, words: str):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_config(PROJECT / "configs" / "digits_cnn.yaml", [setting])
 
 
 def recorded(place: Path, sleep: float, steps: str) -> tuple[Path, str]:

@@ -125,6 +125,5 @@ class Timeline(keras.callbacks.Callback):
         write_text(self._folder / "summary.json", json.dumps(summaries, indent=1) + "\n")
         for line in words(summaries):
             self._say(line)
-        self._say(
-            f"  open {trace} in https://ui.perfetto.dev, or TensorBoard's profile plugin: --logdir {self._folder}"
-        )
+        self._say(f"  open in https://ui.perfetto.dev: {trace}")
+        self._say(f"  TensorBoard, with its profile plugin: tensorboard --logdir {self._folder}")
