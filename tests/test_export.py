@@ -24,7 +24,7 @@ from hvdtrain.train.console import Console
 from hvdtrain.train.export import export
 from hvdtrain.workshop.data import digits
 from tests.harness import resume_points
-from tests.test_run import environment
+from tests.workdir import environment
 
 DIGITS: dict[str, Any] = {
     "name": "digits",

@@ -6,7 +6,7 @@ from hvdtrain.train import checkpoint
 from tests.harness import determinism
 from tests.ranks.faults import STEPS, STOPS
 from tests.ranks.worlds import all_equal
-from tests.test_run import Workdir
+from tests.workdir import Workdir
 
 
 def test_a_flipped_bit_is_caught_at_the_next_check_or_healed(results):

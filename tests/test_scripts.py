@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.rundir import find_runs
-from tests.test_run import Workdir, records
+from tests.workdir import Workdir, records
 
 # What argv[1] names goes wrong on one rank only.
 SCRIPT = """

@@ -17,7 +17,7 @@ from hvdtrain.train.deal import batch_digest
 from hvdtrain.train.order import Order
 from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arrays, tfrecords
 from hvdtrain.train.user_code import first_examples
-from tests.test_run import Workdir
+from tests.workdir import Workdir
 
 SHAPE = (5, 4, 1)
 FEATURES = {

@@ -17,7 +17,7 @@ from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError
 from hvdtrain.timeline import HOROVOD_PID, KINDS, Span, exclusive_us, kind_of, operation, summarise, trace_events, words
 from tests.conftest import PROJECT
-from tests.test_run import Workdir
+from tests.workdir import Workdir
 
 MODEL = """
 import os, time
