@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hvdtrain.errors import UserCodeError
 from hvdtrain.train.comm import SoloComm
 from hvdtrain.train.data import EpochBatches, array_batches, count, evaluation_part
 from hvdtrain.train.deal import batch_digest
+from hvdtrain.train.failure import explained
 from hvdtrain.train.order import Order
 from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arrays, tfrecords
 from hvdtrain.train.user_code import first_examples
@@ -99,6 +101,26 @@ def test_a_rank_reads_the_files_of_its_own_batches_only(tmp_path: Path):
     assert len(batches(stored, 0, 2)) == 3
     with pytest.raises(Exception, match=r"not an image that can be read"):
         batches(stored, 1, 2)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no image", "not an image that can be read"),
+        (tf.io.encode_png(np.zeros((9, 9, 1), np.uint8)).numpy(), r"shape \(9, 9, 1\), the first one \(5, 4, 1\)"),
+    ],
+    ids=["broken", "larger"],
+)
+def test_an_image_that_does_not_fit_is_named_while_training(tmp_path: Path, cache: bool, content: bytes, words: str):
+    folder = write_folder(tmp_path, *pictures(30))
+    stored = image_folder(folder, cache=cache)
+    rows = Order(30, 8, 3, 7, 0, 2).batches(0).ravel()
+    bad = sorted(folder.rglob("*.png"))[rows[-1]]
+    bad.write_bytes(content)
+    with pytest.raises(tf.errors.OpError) as raised:
+        batches(stored, 0, 2)
+    assert re.search(f"{bad.name}: .*{words}", str(explained(raised.value)))
 
 
 @pytest.mark.parametrize("kind", ["images", "records"])

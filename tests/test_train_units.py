@@ -12,6 +12,8 @@ from hvdtrain.errors import UserCodeError
 from hvdtrain.train import sync
 from hvdtrain.train.callbacks.global_metrics import is_summable
 from hvdtrain.train.callbacks.setup import switch_off_xla
+from hvdtrain.train.data import evaluation_part
+from hvdtrain.train.deal import shard, user_dataset_batches
 from hvdtrain.train.schedule import ScaledSchedule
 
 
@@ -112,3 +114,21 @@ def test_keras_metrics_are_summed_and_a_users_own_is_not():
     assert is_summable(keras.metrics.AUC())
     assert is_summable(keras.metrics.RootMeanSquaredError())
     assert not is_summable(Mine())
+
+
+def test_a_users_dataset_is_not_autotuned_unless_its_options_say_so():
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 3
+    dataset = tf.data.Dataset.range(12).with_options(options)
+    options.autotune.enabled = True
+    tuned = tf.data.Dataset.range(12).with_options(options)
+    for users, expected in ((dataset, False), (tuned, True)):
+        made = [
+            shard(users, rank=0, size=1),
+            shard(users, rank=1, size=2),
+            user_dataset_batches(users, global_batch_size=4, steps=3, num_examples=12, rank=0, size=2),
+            user_dataset_batches(users, global_batch_size=5, steps=3, num_examples=12, rank=0, size=2),
+            evaluation_part(users, batch_size=4, rank=0, size=2).batches,
+        ]
+        assert [one.options().autotune.enabled for one in made] == [expected] * 5
+        assert {one.options().threading.private_threadpool_size for one in made} == {3}

@@ -18,6 +18,8 @@ from hvdtrain.launch.shell import script_text
 # `build-horovod` lets Horovod's thread sleep; who does without hvdtrain has one that does not.
 AS_RELEASED = "HOROVOD_IDLE_WAIT=0"
 WORKER = "hvdtrain.train.bench.worker"
+# Gloo gives up after 30 s without an answer, and an arm stands still while the others have their turns.
+GLOO_PATIENCE = ("--gloo-timeout-seconds", "3600")
 # What a default launch must not inherit from the shell the benchmark was started in.
 OUR_PREFIXES = ("HOROVOD_", "HVDTRAIN_", "TF_", "OMP_", "OMPI_", "PRTE_", "KERAS_")
 
@@ -125,7 +127,7 @@ def command_of(arm: Arm, task_path: str, facts: Facts, num_ranks: int) -> tuple[
     if arm.launch == "default":
         return ["mpirun", "-np", str(num_ranks), *worker], default_environment(os.environ)
     if arm.launch == "horovodrun":
-        return ["horovodrun", "--gloo", "-np", str(num_ranks), *worker], default_environment(os.environ)
+        return ["horovodrun", "--gloo", *GLOO_PATIENCE, "-np", str(num_ranks), *worker], default_environment(os.environ)
     is_alone = arm.launch == "alone"
     if facts.mpi is None and not is_alone:
         raise EnvironmentNotFitError(f"the benchmark starts ranks with Open MPI 4 or 5, found: {facts.mpi_found}")

@@ -13,6 +13,7 @@ import tensorflow as tf
 from hvdtrain import scaling
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.data_options import quiet, untuned
 from hvdtrain.train.deal import (
     UNSEEDED,
     DealtBatches,
@@ -64,16 +65,6 @@ class EpochBatches:
 
     def _gather_some(self, row: tf.Tensor) -> Any:
         return self._gather(tf.boolean_mask(row, row != NO_EXAMPLE))
-
-
-def quiet() -> tf.data.Options:
-    """Return options without autotuning, whose thread can delay the end of an epoch by seconds on a small machine."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = 1
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    options.deterministic = True
-    return options
 
 
 def mark(dataset: tf.data.Dataset, origin: Any) -> tf.data.Dataset:
@@ -178,7 +169,7 @@ def evaluation_part(data: Any, *, batch_size: int | None, rank: int, size: int) 
         if not counts and is_empty(data):
             raise UserCodeError("the test dataset yields no example")
         part = mine if counts else data.take(1)
-        return EvaluationPart(part if batch_size is None else part.batch(batch_size), counts)
+        return EvaluationPart(untuned(part if batch_size is None else part.batch(batch_size)), counts)
     if isinstance(data, keras.utils.PyDataset):
         mine = neighbours(data, rank=rank, size=size)
         return EvaluationPart(mine or DealtBatches(data, range(1)), len(mine) > 0)

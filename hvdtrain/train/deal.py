@@ -14,6 +14,7 @@ import tensorflow as tf
 from hvdtrain.errors import UserCodeError
 from hvdtrain.scaling import shard_bounds
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.data_options import untuned
 from hvdtrain.train.sync import digest
 
 UNSEEDED = (
@@ -71,7 +72,7 @@ def shard(dataset: Any, *, rank: int, size: int, length: int | None = None) -> A
             f"shard takes arrays, a tf.data.Dataset, a PyDataset or a function that makes a generator; got {dataset!r}"
         )
     if size == 1 and length is None:
-        return dataset
+        return untuned(dataset)
     cardinality = int(dataset.cardinality())
     if length is not None and 0 <= cardinality != length:
         raise UserCodeError(f"the dataset has {cardinality} elements, but length={length} was stated; leave it out")
@@ -84,7 +85,7 @@ def shard(dataset: Any, *, rank: int, size: int, length: int | None = None) -> A
     if size > 1 and has_unseeded_shuffle(dataset):
         raise UserCodeError(UNSEEDED)
     used = _whole_rounds(cardinality if length is None else length, size)
-    part = dataset.take(used).shard(size, rank)
+    part = untuned(dataset.take(used).shard(size, rank))
     if cardinality >= 0:
         return part
     return exactly(part, used // size, f"rank {rank} needs {used // size} of {used} elements in an epoch")
@@ -194,7 +195,7 @@ def user_dataset_batches(
         if int(dataset.cardinality()) < 0:
             dataset = exactly(dataset, num_examples, f"data.num_examples is {num_examples}")
         batches = dataset.batch(global_batch_size).take(steps).map(lambda *batch: share_of(batch, rank, size))
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+    return untuned(batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2))
 
 
 def share_of(batch: tuple[Any, ...], rank: int, size: int) -> Any:

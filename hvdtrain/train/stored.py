@@ -119,8 +119,7 @@ def image_folder(
             f"{folder}: expected a folder for each class with {', '.join(IMAGES)} files in it; found "
             f"{f'{len(classes)} folders without any' if classes else 'no folder'}"
         )
-    images = _Images(files, channels, size, cache)
-    return StoredArray(len(files), images.shape, np.float32, images.read), np.asarray(labels, np.int64)
+    return _ImageArray(_Images(files, channels, size, cache)), np.asarray(labels, np.int64)
 
 
 class _Images:
@@ -137,16 +136,46 @@ class _Images:
         self._kept = np.empty((len(files), *self.shape), np.uint8) if keeps else None
         self._is_kept = np.zeros(len(files), bool)
 
+    def __len__(self) -> int:
+        return len(self._files)
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return images as floats."""
         if self._kept is None:
-            values = np.stack([self._whole(row) for row in rows])
-        else:
-            for row in rows[~self._is_kept[rows]]:
-                self._kept[row] = self._whole(row)
-            self._is_kept[rows] = True
-            values = self._kept[rows]
-        return values.astype(np.float32) / np.float32(255)
+            return _as_floats(np.stack([self._whole(row) for row in rows]))
+        for row in rows[~self._is_kept[rows]]:
+            self._kept[row] = self._whole(row)
+        self._is_kept[rows] = True
+        return _as_floats(self._kept[rows])
+
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        """Return images as floats, in a graph.
+
+        It decodes by itself what is not kept, in half the time of calls from Python; where it cannot, Python does it
+        again, to find and name the file.
+        """
+        if self._kept is not None:
+            return tf.numpy_function(self.read, [rows], tf.float32)
+        contents = tf.ensure_shape(tf.numpy_function(self._contents, [rows], tf.string), (None,))
+        images = tf.data.Dataset.from_tensor_slices(contents).map(self._in_graph).ignore_errors().batch(len(self))
+        none = tf.data.Dataset.from_tensors(tf.zeros((0, *self.shape), tf.uint8))
+        decoded = images.concatenate(none).take(1).with_options(_unoptimized()).get_single_element()
+        return tf.numpy_function(self._checked, [rows, decoded], tf.float32)
+
+    def _contents(self, rows: np.ndarray) -> np.ndarray:
+        found = np.empty(len(rows), object)
+        for place, row in enumerate(rows):
+            try:
+                found[place] = _content(self._files[row])
+            except OSError as error:
+                raise _unreadable(self._files[row], error) from error
+        return found
+
+    def _in_graph(self, content: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(_decoded(content, self._channels, self._size), self.shape)
+
+    def _checked(self, rows: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+        return _as_floats(decoded) if len(decoded) == len(rows) else self.read(rows)
 
     def _whole(self, row: int) -> np.ndarray:
         file = self._files[row]
@@ -161,14 +190,59 @@ class _Images:
     def _decode(self, file: Path) -> np.ndarray:
         try:
             with tf.device("CPU:0"):
-                image = tf.io.decode_image(file.read_bytes(), channels=self._channels, expand_animations=False)
-                if self._size is not None:
-                    image = tf.image.resize(image, self._size, antialias=True)
-                    image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-                decoded: np.ndarray = image.numpy()
+                decoded: np.ndarray = _decoded(_content(file), self._channels, self._size).numpy()
         except (OSError, tf.errors.OpError) as error:
-            raise UserCodeError(f"{file}: not an image that can be read: {str(error).splitlines()[0]}") from error
+            raise _unreadable(file, error) from error
         return decoded
+
+
+class _ImageArray(StoredArray):
+    """Images as an array."""
+
+    def __init__(self, images: _Images) -> None:
+        super().__init__(len(images), images.shape, np.float32, images.read)
+        self._images = images
+
+    def gather(self, rows: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(self._images.gather(rows), (rows.shape[0], *self.shape[1:]))
+
+
+def _as_floats(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / np.float32(255)
+
+
+def _decoded(content: Any, channels: int, size: tuple[int, int] | None) -> tf.Tensor:
+    """Return the pixels of an image file's content, uint8, brought to a size if one is given."""
+    image = tf.io.decode_image(content, channels=channels, expand_animations=False)
+    if size is None:
+        return image
+    image = tf.image.resize(image, size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+
+def _content(file: Path) -> bytes:
+    """Return what a file holds; in half the time of `Path.read_bytes`, which matters for many small ones."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        found = os.read(descriptor, size)
+        while len(found) < size and (more := os.read(descriptor, size - len(found))):
+            found += more
+        return found
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(file: Path, error: Exception) -> UserCodeError:
+    return UserCodeError(f"{file}: not an image that can be read: {str(error).splitlines()[0]}")
+
+
+def _unoptimized() -> tf.data.Options:
+    """Return options for a pipeline that lives for one batch: rewriting its graph would take longer than running it."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
 
 
 def tfrecords(files: str | Path | Sequence[str | Path], parse: Callable[[tf.Tensor], Any]) -> Mapped:

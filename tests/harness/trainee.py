@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.compat import to_array
-from hvdtrain.train.data import quiet
+from hvdtrain.train.data_options import quiet
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.sync import shared_variables
 

@@ -13,7 +13,8 @@ from hvdtrain.train import checkpoint
 from hvdtrain.train.callbacks import AgreeStop, Finite, Resume, Saver, Setup, SyncProof
 from hvdtrain.train.comm import Comm, SoloComm
 from hvdtrain.train.compat import to_array
-from hvdtrain.train.data import EpochBatches, quiet
+from hvdtrain.train.data import EpochBatches
+from hvdtrain.train.data_options import quiet
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore
