@@ -21,6 +21,27 @@ def missing(what: str, why: str) -> None:
     pytest.skip(f"NOT TESTED: {why}")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker of pytest-xdist have whole groups, and the longest ones first."""
+    if not hasattr(config, "workerinput"):
+        return
+    groups = [group(item) for item in items]
+    for item, (_, name) in zip(items, groups, strict=True):
+        item.add_marker(pytest.mark.xdist_group(name))
+    order = sorted(range(len(items)), key=lambda place: groups[place][0])
+    items[:] = [items[place] for place in order]
+
+
+def group(item: pytest.Item) -> tuple[int, str]:
+    """Return (place, name) of the tests that share what takes long to make: a Slurm, a world of ranks, a module's."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "cluster" in fixtures:
+        return 0, "slurm"
+    if "results" in fixtures:
+        return 1, f"ranks {item.callspec.params['results']}"
+    return 2, item.nodeid.partition("::")[0]
+
+
 @pytest.fixture(scope="session")
 def require_horovod() -> None:
     facts = gather_facts()
