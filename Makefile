@@ -12,7 +12,7 @@ LOG := $(VENV)/setup.log
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Two workers: many tests wait, for a scheduler or for what they have stopped.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # Run a command with its output in the log, and a line every 20 s; on failure show the end of the log.
 define STEP

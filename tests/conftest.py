@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from hvdtrain.facts import gather_facts
 from tests.cluster.jobs import LONG, SHORT, Bench, local_digest
@@ -21,25 +23,31 @@ def missing(what: str, why: str) -> None:
     pytest.skip(f"NOT TESTED: {why}")
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Let each worker of pytest-xdist have whole groups of tests."""
+    return Groups(config, log)
+
+
+class Groups(LoadScopeScheduling):
+    """Tests that share what takes long to make stay together: a Slurm, a world of ranks, a module's fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)[1]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each worker of pytest-xdist have whole groups, and the longest ones first."""
-    if not hasattr(config, "workerinput"):
-        return
-    groups = [group(item) for item in items]
-    for item, (_, name) in zip(items, groups, strict=True):
-        item.add_marker(pytest.mark.xdist_group(name))
-    order = sorted(range(len(items)), key=lambda place: groups[place][0])
-    items[:] = [items[place] for place in order]
+    """Begin with what takes longest, where there are workers."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: group(item.nodeid)[0])
 
 
-def group(item: pytest.Item) -> tuple[int, str]:
-    """Return (place, name) of the tests that share what takes long to make: a Slurm, a world of ranks, a module's."""
-    fixtures = getattr(item, "fixturenames", ())
-    if "cluster" in fixtures:
+def group(nodeid: str) -> tuple[int, str]:
+    """Return (place in the order, name) of a test's group."""
+    file, _, rest = nodeid.partition("::")
+    world = next((world for world in WORLDS if f"[{world}" in rest or f"-{world}]" in rest), None)
+    if Path(file).name.startswith("test_slurm"):
         return 0, "slurm"
-    if "results" in fixtures:
-        return 1, f"ranks {item.callspec.params['results']}"
-    return 2, item.nodeid.partition("::")[0]
+    return (1, world) if world else (2, file)
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,9 @@ def test_what_is_not_finite_spreads_alike(bad: float, calls: list[int]):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: adam(amsgrad=True), MyAdam, keras.optimizers.Adamax, keras.optimizers.SGD], ids=str
+    "make",
+    [lambda: adam(amsgrad=True), MyAdam, keras.optimizers.Adamax, keras.optimizers.SGD],
+    ids=["amsgrad", "my own", "Adamax", "SGD"],
 )
 def test_other_rules_go_the_way_of_keras(make: Callable[[], Any], calls: list[int]):
     assert trained(distribute(make(), SoloComm())) == trained(make())

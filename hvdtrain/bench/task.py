@@ -12,7 +12,7 @@ TITLES = {"cnn": "CNN, 2 convolutions", "fc512": "FC 512-512", "fc64": "FC 64-64
 NUM_EXAMPLES = 60_000
 INPUTS = {
     "records": "TFRecord files",
-    "images": "PNG files, decoded once",
+    "images": "PNG files that have all been decoded before",
     "images each time": "PNG files, decoded in every epoch",
     "tf.data": "a tf.data pipeline that shuffles arrays",
 }

@@ -13,7 +13,7 @@ from hvdtrain.bench.task import NUM_EXAMPLES, Task
 from hvdtrain.train.data import EpochBatches
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.order import Order
-from hvdtrain.train.stored import StoredArray, image_folder, tfrecords
+from hvdtrain.train.stored import image_folder, tfrecords
 
 SHAPE = (28, 28, 1)
 NUM_CLASSES = 10
@@ -85,8 +85,11 @@ def batches(task: Task, order: Order) -> Any:
         images, labels = pictures()
         dataset = tf.data.Dataset.from_tensor_slices((images.astype(np.float32) / np.float32(255), labels))
         return Dealt(dataset.shuffle(SHUFFLED, seed=0), order)
-    data: tuple[StoredArray, np.ndarray] = image_folder(folder / "images", cache=task.data == "images")
-    return EpochBatches(data, order)
+    stored, classes = image_folder(folder / "images", cache=task.data == "images")
+    if task.data == "images":  # as after the first epochs, in which a rank sees other files each time
+        for begin in range(0, len(stored), SHUFFLED):
+            stored[begin : begin + SHUFFLED]
+    return EpochBatches((stored, classes), order)
 
 
 if __name__ == "__main__":
