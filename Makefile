@@ -11,8 +11,6 @@ STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two workers: many tests wait, for a scheduler or for what they have stopped.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # Run a command with its output in the log, and a line every 20 s; on failure show the end of the log.
 define STEP
@@ -71,12 +69,12 @@ demo: $(STAMP) ## Train a small model on 2 ranks
 	@$(BIN)/hvdtrain run configs/digits_cnn.yaml
 
 test: $(STAMP) ## Run the tests; HVDTRAIN_REQUIRE=horovod,slurm turns skips into failures
-	@$(PYTEST)
+	@$(BIN)/python -m pytest
 
 check: $(STAMP) ## ruff, mypy --strict and the tests
 	@$(BIN)/ruff check
 	$(BIN)/mypy
-	$(PYTEST)
+	$(BIN)/python -m pytest
 
 jobs: $(STAMP) ## Render jobs/ anew from configs/*.yaml, for this machine and for each site
 	@for config in configs/*.yaml; do

@@ -5,8 +5,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from hvdtrain.facts import gather_facts
 from tests.cluster.jobs import LONG, SHORT, Bench, local_digest
@@ -21,33 +19,6 @@ def missing(what: str, why: str) -> None:
     if what in os.environ.get("HVDTRAIN_REQUIRE", "").split(","):
         pytest.fail(f"{what} is required here, but {why}")
     pytest.skip(f"NOT TESTED: {why}")
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Let each worker of pytest-xdist have whole groups of tests."""
-    return Groups(config, log)
-
-
-class Groups(LoadScopeScheduling):
-    """Tests that share what takes long to make stay together: a Slurm, a world of ranks, a module's fixtures."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return group(nodeid)[1]
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, where there are workers."""
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: group(item.nodeid)[0])
-
-
-def group(nodeid: str) -> tuple[int, str]:
-    """Return (place in the order, name) of a test's group."""
-    file, _, rest = nodeid.partition("::")
-    world = next((world for world in WORLDS if f"[{world}" in rest or f"-{world}]" in rest), None)
-    if Path(file).name.startswith("test_slurm"):
-        return 0, "slurm"
-    return (1, world) if world else (2, file)
 
 
 @pytest.fixture(scope="session")
