@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hvdtrain.scaling import shard_bounds
+from hvdtrain.train import checkpoint
 from tests.harness import rows
 from tests.harness.launches import Launches
 
@@ -35,8 +36,8 @@ def changing(global_batch: int, seed: int) -> dict[str, Any]:
             sync={"check_every_steps": 10},
         )
         for place, ranks in enumerate(WORLDS[:-1]):
-            step = place * steps + chance.randint(1, steps - 1)  # it has begun, so the one before is saved
-            run.start(ranks, functools.partial(_has_begun, run, step), chance)
+            step = place * steps + chance.randint(1, steps - 2)  # one more is left in the epoch: the kill takes time
+            run.start(ranks, functools.partial(_is_within, run, place * steps, step), chance)
         run.start(WORLDS[-1])
         epochs = [
             [number for step in range(epoch * steps, (epoch + 1) * steps) for number in run.seen().get(step, [])]
@@ -50,8 +51,11 @@ def changing(global_batch: int, seed: int) -> dict[str, Any]:
         }
 
 
-def _has_begun(run: Launches, step: int) -> bool:
-    return step in run.iterations()
+def _is_within(run: Launches, epoch_begin: int, step: int) -> bool:
+    """Tell whether a step has begun and one of its epoch is saved, which happens while training goes on."""
+    return step in run.iterations() and any(
+        checkpoint.step_of(place) > epoch_begin for place in checkpoint.checkpoints(run.run.checkpoints)
+    )
 
 
 def counted(epochs: list[list[int]]) -> dict[str, int]:

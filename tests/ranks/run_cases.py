@@ -6,6 +6,7 @@ One mpirun per world size runs them all, because importing TensorFlow takes long
 import json
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -27,10 +28,12 @@ def main() -> None:
             shared.mkdir(exist_ok=True)
         world.comm.gather_json(name, name="next_case")
         print(f"rank {world.rank}: {name}", file=sys.stderr, flush=True)
+        began = time.monotonic()
         try:
             results[name] = {"value": case(world.comm, shared)}
         except Exception:
             results[name] = {"error": traceback.format_exc()}
+        print(f"rank {world.rank}: {name} took {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
         (folder / f"rank_{world.rank}.json").write_text(json.dumps(results))
     (folder / f"done_{world.rank}").touch()
     world.comm.shutdown()
