@@ -225,6 +225,9 @@ class MeasureConfig(Section):
     data: Literal["real", "synthetic"] = Field(
         "real", description="synthetic: random examples of the model's shapes take the place of the data."
     )
+    parts: bool = Field(
+        True, description="false: speed alone, in less than half the time; no ceiling, no split of the step."
+    )
 
 
 class TimelineConfig(Section):

@@ -23,7 +23,7 @@ from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.study.knobs import DEFAULT, Setting, Trial, is_worth_it, settings, trials, winners
 from hvdtrain.study.sample import sample_of
 
-MEASURE = "measure={seconds: 2, warmup_steps: 20, data: real}"
+MEASURE = "measure={seconds: 2, warmup_steps: 20, data: real, parts: false}"
 SCREENING_REPEATS = 2
 FINAL_REPEATS = 5
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hvdtrain.cache import cache_root
 from hvdtrain.doctor.adaptations import WITHOUT_XLA
 from hvdtrain.doctor.builder import is_genuine
 from hvdtrain.doctor.diagnose import KNOWN_CAUSES, diagnose, first_error_line
@@ -320,7 +322,8 @@ with interruptible(), tempfile.TemporaryDirectory(dir={str(tmp_path)!r}, prefix=
 def test_a_second_build_does_nothing(tmp_path):
     if "+tf" not in importlib.metadata.version("horovod"):
         missing("horovod", "the Horovod installed here is not from hvdtrain build-horovod")
-    # An empty cache shows that nothing but the installed Horovod is looked at.
+    # No Horovod in the cache shows that nothing but the installed one is looked at.
+    shutil.copytree(cache_root(os.environ) / "native", tmp_path / "hvdtrain" / "native")
     result = subprocess.run(
         [sys.executable, "-m", "hvdtrain", "build-horovod"],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},

@@ -38,4 +38,4 @@ def test_kerass_own_optimizer_tests_pass_distributed(size, tmp_path, require_hor
 def test_the_same_tests_catch_a_wrong_mean(tmp_path, require_horovod):
     (run,) = run_keras_tests(tmp_path, 1, "--control")
     failed = [name for name, test in run["tests"].items() if test["outcome"] == "failed"]
-    assert len(failed) > 40
+    assert len(failed) > len(run["tests"]) / 2 > 5

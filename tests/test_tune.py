@@ -19,7 +19,7 @@ def tune(*words, cwd, code=0):
 
 
 def test_one_step_per_call_is_found_to_be_slow_and_mended(tmp_path, require_horovod):
-    result = tune(*SLOW, "--minutes", "4", "--json", "--out", "tuned.yaml", cwd=tmp_path)
+    result = tune(*SLOW, "--minutes", "2", "--json", "--out", "tuned.yaml", cwd=tmp_path)
     found = json.loads(result.stdout)
     chosen = {setting["key"]: setting["value"] for setting in found["chosen"]}
     assert int(chosen["training.steps_per_execution"]) > 1

@@ -1,7 +1,8 @@
 """What an allreduce costs: alpha (seconds per message), beta (seconds per byte sent), gamma (seconds per byte added).
 
 Formulas: Thakur, Rabenseifner and Gropp 2005; Patarasuk and Yuan 2009. `n` bytes on each of `p` ranks.
-Real libraries change their way with the size, so a fit has regimes, each a straight line of its own.
+Real libraries change their way with the size, and buffers outgrow caches, so a fit has regimes, each a straight line of
+its own.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_REGIMES = 4
-MIN_POINTS = 3  # of a regime
-GOOD_ENOUGH = 0.01  # relative error, below which no further regime is looked for
-MIN_GAIN = 0.2  # share by which one more regime must lower the squared relative errors
+MAX_REGIMES = 6
+MIN_SIZES = 3  # of a fit
+MIN_POINTS = 2  # of a regime
+GOOD_ENOUGH = 0.01  # relative error that does not call for a further regime
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Regime:
 
     Args:
         up_to: Largest message it is for; infinity for the last.
-        fixed_s: What a message of no size takes.
+        fixed_s: What a message of no size would take. Negative only between the first regime and the last, where the
+            cost of a byte itself grows with the size.
         per_byte_s: What each byte adds.
     """
 
@@ -127,29 +129,32 @@ def fit_cost(
     Raises:
         ValueError: With fewer than three points.
     """
-    if len(num_bytes) < MIN_POINTS:
-        raise ValueError(f"a fit needs at least {MIN_POINTS} sizes; got {len(num_bytes)}")
+    if len(num_bytes) < MIN_SIZES:
+        raise ValueError(f"a fit needs at least {MIN_SIZES} sizes; got {len(num_bytes)}")
     order = np.argsort(num_bytes, kind="stable")
     x, y = np.asarray(num_bytes, float)[order], np.asarray(seconds, float)[order]
-    best: tuple[float, list[tuple[int, int]]] | None = None
-    for count in range(1, MAX_REGIMES + 1):
-        found = _segments(x, y, count)
-        if found is None or (best is not None and best[0] <= len(x) * GOOD_ENOUGH**2):
-            break
-        if best is None or found[0] < best[0] * (1 - MIN_GAIN):
-            best = found
-    assert best is not None
+    found = {count: _segments(x, y, count) for count in range(1, MAX_REGIMES + 1) if len(x) > _num_parameters(count)}
+    best = min((_expected_error(error, len(x), count), cuts) for count, (error, cuts) in found.items() if cuts)
     return CostModel(num_ranks, tuple(_regimes(x, y, best[1])), gamma_s)
 
 
-def _segments(x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, list[tuple[int, int]]] | None:
-    """Return (error, [begin, end) of each part) of the best cut into parts, by dynamic programming; None if too few."""
+def _num_parameters(num_regimes: int) -> int:
+    """Return what a fit chooses: two numbers for each line, and where one line gives way to the next."""
+    return 3 * num_regimes - 1
+
+
+def _expected_error(error: float, num_points: int, num_regimes: int) -> float:
+    """Return how far off points that the fit has not seen will be, by generalised cross-validation.
+
+    Craven and Wahba 1979. More regimes always come closer to the points they were fitted to.
+    """
+    return (error + num_points * GOOD_ENOUGH**2) / (num_points - _num_parameters(num_regimes)) ** 2
+
+
+def _segments(x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, list[tuple[int, int]]]:
+    """Return (error, [begin, end) of each part) of the best cut into parts; no parts if the points are too few."""
     n = len(x)
-    if n < count * MIN_POINTS:
-        return None
-    cost = {
-        (i, j): _line(x[i:j], y[i:j])[2] for i in range(n) for j in range(i + MIN_POINTS, n + 1) if _may_cut(x, i, j)
-    }
+    cost = {(i, j): _line(x, y, i, j)[2] for i in range(n) for j in range(i + MIN_POINTS, n + 1) if _may_cut(x, i, j)}
     best: dict[tuple[int, int], tuple[float, int]] = {(0, 0): (0.0, 0)}
     for parts in range(1, count + 1):
         for j in range(parts * MIN_POINTS, n + 1):
@@ -159,7 +164,7 @@ def _segments(x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, list[tup
             if options:
                 best[parts, j] = min(options)
     if (count, n) not in best:
-        return None
+        return math.inf, []
     cuts, j = [], n
     for parts in range(count, 0, -1):
         i = best[parts, j][1]
@@ -173,13 +178,18 @@ def _may_cut(x: np.ndarray, i: int, j: int) -> bool:
     return (i == 0 or x[i - 1] < x[i]) and (j == len(x) or x[j - 1] < x[j])
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Return (fixed, per byte, sum of squared relative errors) of the best line whose two parts are not negative."""
+def _line(x: np.ndarray, y: np.ndarray, i: int, j: int) -> tuple[float, float, float]:
+    """Return (fixed, per byte, sum of squared relative errors) of the best line for the points [i, j).
+
+    Neither is negative where the line goes on beyond the points; between others its times are positive.
+    """
+    is_between = i > 0 and j < len(x)
+    x, y = x[i:j], y[i:j]
     a = np.stack([1 / y, x / y], axis=1)
     ones = np.ones(len(y))
     candidates = []
     free, *_ = np.linalg.lstsq(a, ones, rcond=None)
-    if (free >= 0).all():
+    if (free >= 0).all() or (is_between and free[1] >= 0 and free[0] + free[1] * x[0] / 2 > 0):
         candidates.append(free)
     for place in (0, 1):
         alone = np.zeros(2)
@@ -194,7 +204,7 @@ def _regimes(x: np.ndarray, y: np.ndarray, cuts: Sequence[tuple[int, int]]) -> l
     """Return the lines; a regime ends half-way, on a logarithmic scale, to the first size of the next."""
     found = []
     for i, j in cuts:
-        fixed, per_byte, _ = _line(x[i:j], y[i:j])
+        fixed, per_byte, _ = _line(x, y, i, j)
         up_to = math.inf if j == len(x) else math.sqrt(float(x[j - 1] * x[j]))
         found.append(Regime(up_to, fixed, per_byte))
     return found

@@ -49,10 +49,12 @@ def measure(job: Job) -> dict[str, Any]:
     batches = training_batches(job, data, order)
     is_epochs = isinstance(batches, EpochBatches)
     dataset = batches.dataset() if is_epochs else batches
-    first = first_batch(dataset)
+    has_parts = settings["parts"]
+    first = first_batch(dataset) if has_parts else None
     operations = flops.flop_per_step(model, first) if first is not None else None
     job.write("start", num_ranks=plan.num_ranks, num_replicas=plan.num_replicas, initial_epoch=0, initial_steps=0)
-    probes = make_probes(model, dataset, plan.steps_per_execution) if plan.strategy != "mirrored" else {}
+    has_probes = has_parts and plan.strategy != "mirrored"
+    probes = make_probes(model, dataset, plan.steps_per_execution) if has_probes else {}
     meter = Meter(
         job.comm,
         probes,
@@ -79,8 +81,9 @@ def measure(job: Job) -> dict[str, Any]:
         ],
     )
     peak_mb = peak_rss_mb()  # of training, before large buffers are swept
-    allreduce = sweep(job.comm, SWEEP_SIZES, seconds=SWEEP_S, num_trials=3) if job.comm.size > 1 else None
-    peak = flops.peak_flop_per_s()  # all ranks at once, as in training
+    is_swept = has_parts and job.comm.size > 1
+    allreduce = sweep(job.comm, SWEEP_SIZES, seconds=SWEEP_S, num_trials=3) if is_swept else None
+    peak = flops.peak_flop_per_s() if has_parts else 0.0  # all ranks at once, as in training
     ranks = job.comm.gather_json(rank_row(job, meter, peak, peak_mb), name="measurement")
     found = {
         "schema": MEASUREMENT_SCHEMA,

@@ -18,7 +18,8 @@ CONFIG = PROJECT / "configs" / "digits_cnn.yaml"
 SITE = PROJECT / "configs" / "sites" / "local-cluster.yaml"
 PATIENCE_S = 240.0
 SHORT = ("--set", "training.epochs=4")
-LONG = ("--set", "training.epochs=150")  # some 20 seconds of training
+MIDDLE = ("--set", "training.epochs=70")  # some 9 seconds of training: time to stop it, and soon done afterwards
+LONG = ("--set", "training.epochs=300")  # for jobs that their test ends
 
 
 @dataclass

@@ -127,7 +127,8 @@ class Meter(keras.callbacks.Callback):
 
     def _bring_together(self) -> None:
         """Give all ranks one state again: probes have trained each rank's model on its own."""
-        broadcast_state(self.model, self._comm)
+        if self._probes:
+            broadcast_state(self.model, self._comm)
 
     def _keep(self, name: str, seconds_per_step: float) -> None:
         self.cycles.setdefault(name, []).append(seconds_per_step)
