@@ -28,12 +28,12 @@ def test_an_idle_rank_is_left_alone_and_all_sums_are_right(tmp_path, size):
     if "+tf" not in importlib.metadata.version("horovod"):
         missing("horovod", f"the Horovod installed here is not from hvdtrain build-horovod, recipe {RECIPE}")
     for rank in all_sums_are_right(ranks_of(tmp_path / "sleeping", size, "1")):
-        assert rank["idle share"] < 0.05
+        assert rank["idle share"] < 0.01
 
 
 def test_control_horovod_as_released_spins_through_the_whole_time(tmp_path):
     for rank in all_sums_are_right(ranks_of(tmp_path / "spinning", 2, "0")):
-        assert rank["idle share"] > 0.25
+        assert rank["idle share"] > 0.03
 
 
 def all_sums_are_right(ranks: list[dict]) -> list[dict]:

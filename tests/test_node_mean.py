@@ -24,7 +24,8 @@ library, segment, rank, size, what = sys.argv[1], sys.argv[2], int(sys.argv[3]),
 operation = tf.load_op_library(library).hvdtrain_node_mean
 
 def look(*tensors, patience_s=60):
-    return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=0, patience_s=patience_s)
+    file = f"{segment}-{tensors[0].dtype.name}"  # each kernel has its own
+    return operation(tensors=tensors, segment=file, rank=rank, size=size, spin_us=0, patience_s=patience_s)
 
 def mean(*tensors, patience_s=60):
     return look(*tensors, patience_s=patience_s).means
@@ -111,7 +112,7 @@ def run_ranks(library: Path, size: int, what: str) -> list[subprocess.CompletedP
     for process in processes:
         out, err = process.communicate(timeout=120)
         ended.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-    assert not Path(segment).exists(), "the file must go as soon as all ranks have it"
+    assert not list(Path("/dev/shm").glob(f"{Path(segment).name}*")), "the file must go as soon as all ranks have it"
     return ended
 
 
