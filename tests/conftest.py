@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.facts import gather_facts
-from tests.cluster.jobs import MIDDLE, SHORT, Bench, local_digest
+from tests.cluster.jobs import LONG, MIDDLE, SHORT, Bench, local_digest
 from tests.cluster.slurm import Cluster, missing_programs
 from tests.ranks.worlds import WORLDS, Results, run_cases
 
@@ -35,7 +35,15 @@ def project() -> Path:
     return PROJECT
 
 
-@pytest.fixture(scope="session", params=WORLDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let a test see the results of all worlds that run its case."""
+    if "results" in metafunc.fixturenames:
+        is_exchange = metafunc.definition.get_closest_marker("exchange") is not None
+        names = [name for name, world in WORLDS.items() if is_exchange or not world.cases]
+        metafunc.parametrize("results", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def results(request, tmp_path_factory, require_horovod) -> Results:
     """What every rank of one world returned, case by case."""
     return run_cases(tmp_path_factory.mktemp(request.param), *WORLDS[request.param])
@@ -73,3 +81,8 @@ def short_digest(tmp_path_factory, require_horovod) -> str:
 @pytest.fixture(scope="session")
 def middle_digest(tmp_path_factory, require_horovod) -> str:
     return local_digest(tmp_path_factory.mktemp("middle"), *MIDDLE)
+
+
+@pytest.fixture(scope="session")
+def long_digest(tmp_path_factory, require_horovod) -> str:
+    return local_digest(tmp_path_factory.mktemp("long"), *LONG)

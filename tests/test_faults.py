@@ -9,6 +9,7 @@ from tests.ranks.worlds import all_equal
 from tests.workdir import Workdir
 
 
+@pytest.mark.exchange
 def test_a_flipped_bit_is_caught_at_the_next_check_or_healed(results):
     for rows in results.of("bit_flips"):
         assert [row for row in rows if not row["ok"]] == []
@@ -17,16 +18,19 @@ def test_a_flipped_bit_is_caught_at_the_next_check_or_healed(results):
         assert outcomes[-1] == "control: unnoticed", "without the check nobody sees it"
 
 
+@pytest.mark.exchange
 def test_a_value_that_is_not_finite_stops_all_ranks_at_its_step(results):
     for rows in results.of("nonfinite_anywhere"):
         assert [row for row in rows if not row["ok"]] == []
         assert [row["outcome"] for row in rows] == ["stopped"] * (len(rows) - 1) + ["control: poisoned"]
 
 
+@pytest.mark.exchange
 def test_weights_in_bfloat16_are_looked_at(results):
     assert all("only/kernel on rank 0" in value for value in results.of("bfloat16_weights_are_looked_at"))
 
 
+@pytest.mark.exchange
 def test_skipped_updates_leave_no_trace(results):
     values = results.of("skipped_updates")
     for value in values:
@@ -53,6 +57,7 @@ def test_skip_is_refused_where_it_cannot_be_right(results):
         assert "must be 'stop' or 'skip'; got 'ignore'" in value["unknown"]
 
 
+@pytest.mark.exchange
 def test_loss_scaling_keeps_its_infinities_and_nothing_else_passes(results):
     last = results.size - 1
     for value in results.of("nonfinite_with_loss_scaling"):

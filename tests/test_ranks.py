@@ -12,6 +12,7 @@ OPTIMIZERS = (
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.exchange
 def test_weights_are_bit_identical(results, name):
     values = results.of(f"in_sync_{name}")
     assert len({value["initial"] for value in values}) == results.size, "ranks must start apart"
@@ -24,12 +25,14 @@ def test_control_horovods_own_wrapper_fails_the_same_test(results):
     assert all_equal(results.of("same_weights_without_wrapper"))
 
 
+@pytest.mark.exchange
 def test_reduced_gradient_equals_the_big_batch_gradient(results):
     for value in results.of("gradient_equals_big_batch"):
         assert value["worst"] < 1e-5
         assert value["local_differs_by"] > 1e-3, "the test must be able to fail"
 
 
+@pytest.mark.exchange
 def test_trajectory_equals_one_process(results):
     assert all(value["worst"] < 1e-6 for value in results.of("trajectory_equals_one_process"))
 
@@ -47,12 +50,14 @@ def test_dropout_masks_differ_by_rank_and_counters_do_not(results):
     assert all_equal([value["counter"] for value in values])
 
 
+@pytest.mark.exchange
 def test_flat_buffers_keep_dtypes_shapes_and_none(results):
     mean = (results.size - 1) / 2
     for value in results.of("flat_buffers"):
         assert value == {"mean": [mean, mean, 2 * mean], "shapes": [[2, 3], [1], []], "none": True, "gradient": mean}
 
 
+@pytest.mark.exchange
 def test_both_ways_of_averaging_agree(results):
     values = results.of("reduction")
     for value in values:
@@ -62,6 +67,7 @@ def test_both_ways_of_averaging_agree(results):
     assert all_equal([value["bits"] for value in values])
 
 
+@pytest.mark.exchange
 def test_a_rank_that_traces_again_alone_still_meets_the_others(results):
     values = results.of("retraced_on_one_rank")
     steps = 2 * 3 + 2 * (3 * (results.size - 1) + 5) / results.size
@@ -122,6 +128,7 @@ def test_checkpoint_of_rank_0_restores_every_rank(results):
     assert values[0]["resumed"] == values[0]["whole"] != values[0]["half"]
 
 
+@pytest.mark.exchange
 def test_a_tampered_replica_is_caught_and_named(results):
     values = results.of("tampered_replica")
     who = "on rank 1" if results.size > 2 else "between ranks 0 and 1"

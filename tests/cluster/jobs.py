@@ -19,7 +19,7 @@ SITE = PROJECT / "configs" / "sites" / "local-cluster.yaml"
 PATIENCE_S = 240.0
 SHORT = ("--set", "training.epochs=4")
 MIDDLE = ("--set", "training.epochs=70")  # some 9 seconds of training: time to stop it, and soon done afterwards
-LONG = ("--set", "training.epochs=300")  # for jobs that their test ends
+LONG = ("--set", "training.epochs=200")  # for jobs that are stopped several times, or ended by their test
 
 
 @dataclass
@@ -71,12 +71,16 @@ class Bench:
     def wait_for_epoch(self, job: str, number: int = 5) -> None:
         """Wait until training has come so far."""
         end = time.monotonic() + PATIENCE_S
-        metrics = self.run(job).metrics
-        while not metrics.exists() or metrics.read_text().count('"kind": "epoch"') < number:
+        while self.num_epochs(job) < number:
             state = self.state(job)
             assert time.monotonic() < end, f"job {job} is {state}:\n{self.log(job)}"
             assert state in ("PENDING", "CONFIGURING", "RUNNING"), f"job {job} is {state}:\n{self.log(job)}"
             time.sleep(0.2)
+
+    def num_epochs(self, job: str) -> int:
+        """Return how many epochs a job has recorded, over all its starts."""
+        metrics = self.run(job).metrics
+        return metrics.read_text().count('"kind": "epoch"') if metrics.exists() else 0
 
     def log(self, job: str) -> str:
         logs = sorted(self.run(job).logs.glob("slurm-*.out"))

@@ -111,7 +111,7 @@ class Cluster:
             self.command("scancel", "--signal=KILL", "--full", f"--user={getpass.getuser()}", timeout=10)
             self.command("scancel", f"--user={getpass.getuser()}", timeout=10)
         for place in (*self.folder.glob("*.pid"), self.folder / "munge" / "pid"):
-            stop(place)
+            stop(place, patience_s=2.0)
         for pid in self._step_daemons():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

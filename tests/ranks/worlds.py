@@ -1,10 +1,11 @@
-"""Worlds of real ranks for tests: one mpirun per world size runs all cases of `cases.py` and `semantics.py`."""
+"""Worlds of real ranks for tests: one mpirun per world runs all cases of this folder, or those about the exchange."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,8 +15,31 @@ from hvdtrain.launch.job import worker_environment
 
 PROJECT = Path(__file__).parents[2]
 TIMEOUT_S = 600
-# name -> ranks, how gradients travel
-WORLDS = {"2ranks": (2, "shared_memory"), "4ranks": (4, "shared_memory"), "3ranks-horovod": (3, "horovod")}
+# What depends on how gradients travel: the tests marked `exchange`.
+EXCHANGE_CASES = (
+    "accumulation", "adasum", "bfloat16_weights_are_looked_at", "bit_flips", "compression", "embeddings",
+    "every_optimizer", "flat_buffers", "gradient_equals_big_batch", "groups", "in_sync_adam",
+    "in_sync_adam_accumulated", "in_sync_adam_clipvalue", "in_sync_adam_ema", "in_sync_adamw",
+    "in_sync_momentum_clipped", "in_sync_rmsprop", "in_sync_sgd", "mixed_bfloat16", "mixed_float16",
+    "multi_optimizer_and_built", "nonfinite_anywhere", "nonfinite_with_loss_scaling", "reduction",
+    "retraced_on_one_rank", "skipped_updates", "sync_batch_norm_uneven", "tampered_replica",
+    "trajectory_equals_one_process",
+)  # fmt: skip
+
+
+class World(NamedTuple):
+    """How many ranks, how gradients travel, and the cases they run; none means all."""
+
+    size: int
+    reduction: str
+    cases: tuple[str, ...] = ()
+
+
+WORLDS = {
+    "2ranks": World(2, "shared_memory"),
+    "4ranks-horovod": World(4, "horovod"),
+    "3ranks": World(3, "shared_memory", EXCHANGE_CASES),
+}
 
 
 class Results:
@@ -50,8 +74,8 @@ def rank_command(size: int, reduction: str, module: str, *arguments: str) -> tup
     return [*tokens, sys.executable, "-m", module, *arguments], environ
 
 
-def run_cases(folder: Path, size: int, reduction: str) -> Results:
-    log = run_module(folder, size, reduction, "tests.ranks.run_cases", str(folder))
+def run_cases(folder: Path, size: int, reduction: str, cases: tuple[str, ...]) -> Results:
+    log = run_module(folder, size, reduction, "tests.ranks.run_cases", str(folder), *cases)
     files = [folder / f"rank_{rank}.json" for rank in range(size)]
     by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
     return Results(size, reduction, by_rank, log)
