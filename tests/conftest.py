@@ -38,8 +38,8 @@ def project() -> Path:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let a test see the results of all worlds that run its case."""
     if "results" in metafunc.fixturenames:
-        is_exchange = metafunc.definition.get_closest_marker("exchange") is not None
-        names = [name for name, world in WORLDS.items() if is_exchange or not world.cases]
+        is_core = metafunc.definition.get_closest_marker("core") is not None
+        names = [name for name, world in WORLDS.items() if is_core or not world.cases]
         metafunc.parametrize("results", names, indirect=True, scope="session")
 
 

@@ -69,6 +69,7 @@ def test_uneven_shares_follow_the_trajectory_of_one_process(results):
         assert value["unweighted"]["weights"] > 1e-6, "the test must be able to fail"
 
 
+@pytest.mark.core
 def test_padded_arrays_follow_the_trajectory_of_one_process(results):
     for value in results.of("padded_arrays"):
         assert all(off < 1e-9 for off in value.values()), value

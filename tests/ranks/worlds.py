@@ -1,4 +1,4 @@
-"""Worlds of real ranks for tests: one mpirun per world runs all cases of this folder, or those about the exchange."""
+"""Worlds of real ranks for tests: one mpirun per world runs all cases of this folder, or the core of them."""
 
 import json
 import os
@@ -15,15 +15,16 @@ from hvdtrain.launch.job import worker_environment
 
 PROJECT = Path(__file__).parents[2]
 TIMEOUT_S = 600
-# What depends on how gradients travel: the tests marked `exchange`.
-EXCHANGE_CASES = (
-    "accumulation", "adasum", "bfloat16_weights_are_looked_at", "bit_flips", "compression", "embeddings",
-    "every_optimizer", "flat_buffers", "gradient_equals_big_batch", "groups", "in_sync_adam",
-    "in_sync_adam_accumulated", "in_sync_adam_clipvalue", "in_sync_adam_ema", "in_sync_adamw",
-    "in_sync_momentum_clipped", "in_sync_rmsprop", "in_sync_sgd", "mixed_bfloat16", "mixed_float16",
-    "multi_optimizer_and_built", "nonfinite_anywhere", "nonfinite_with_loss_scaling", "reduction",
-    "retraced_on_one_rank", "skipped_updates", "sync_batch_norm_uneven", "tampered_replica",
-    "trajectory_equals_one_process",
+# What depends on how gradients travel, and what everything else stands on: the tests marked `core`.
+CORE_CASES = (
+    "accumulation", "adasum", "bfloat16_weights_are_looked_at", "bit_flips", "checkpoint_round_trip", "compression",
+    "divide", "dropout_masks_differ", "embeddings", "every_optimizer", "flat_buffers", "global_metrics",
+    "gradient_equals_big_batch", "groups", "horovods_own_wrapper", "in_sync_adam", "in_sync_adam_accumulated",
+    "in_sync_adam_clipvalue", "in_sync_adam_ema", "in_sync_adamw", "in_sync_momentum_clipped", "in_sync_rmsprop",
+    "in_sync_sgd", "mixed_bfloat16", "mixed_float16", "moving_statistics", "multi_optimizer_and_built",
+    "nonfinite_anywhere", "nonfinite_with_loss_scaling", "one_writer", "padded_arrays", "reduction",
+    "retraced_on_one_rank", "same_weights_without_wrapper", "shards", "skipped_updates", "stop_asked_by_rank_0",
+    "stop_together", "sync_batch_norm_uneven", "tampered_replica", "trajectory_equals_one_process", "warm_up",
 )  # fmt: skip
 
 
@@ -37,8 +38,8 @@ class World(NamedTuple):
 
 WORLDS = {
     "2ranks": World(2, "shared_memory"),
-    "4ranks-horovod": World(4, "horovod"),
-    "3ranks": World(3, "shared_memory", EXCHANGE_CASES),
+    "3ranks-horovod": World(3, "horovod"),
+    "4ranks": World(4, "shared_memory", CORE_CASES),
 }
 
 
