@@ -11,8 +11,7 @@ import tensorflow as tf
 
 def quiet() -> tf.data.Options:
     """Return the options of hvdtrain's own pipelines: no autotuning, a thread of their own, always the same order."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
+    options = _without_autotuning()
     options.threading.private_threadpool_size = 1
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     options.deterministic = True
@@ -26,6 +25,17 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """
     if dataset.options().autotune.enabled:
         return dataset
+    return dataset.with_options(_without_autotuning())
+
+
+def for_one_batch() -> tf.data.Options:
+    """Return the options of a pipeline that lives for one batch: rewriting its graph takes longer than running it."""
+    options = _without_autotuning()
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
+
+
+def _without_autotuning() -> tf.data.Options:
     options = tf.data.Options()
     options.autotune.enabled = False
-    return dataset.with_options(options)
+    return options

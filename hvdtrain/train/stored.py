@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdtrain.errors import UserCodeError
+from hvdtrain.train.data_options import for_one_batch
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 CACHE_BYTES = 2**30  # of decoded images that a rank keeps, if they are not more
@@ -159,7 +160,7 @@ class _Images:
         contents = tf.ensure_shape(tf.numpy_function(self._contents, [rows], tf.string), (None,))
         images = tf.data.Dataset.from_tensor_slices(contents).map(self._in_graph).ignore_errors().batch(len(self))
         none = tf.data.Dataset.from_tensors(tf.zeros((0, *self.shape), tf.uint8))
-        decoded = images.concatenate(none).take(1).with_options(_unoptimized()).get_single_element()
+        decoded = images.concatenate(none).take(1).with_options(for_one_batch()).get_single_element()
         return tf.numpy_function(self._checked, [rows, decoded], tf.float32)
 
     def _contents(self, rows: np.ndarray) -> np.ndarray:
@@ -235,14 +236,6 @@ def _content(file: Path) -> bytes:
 
 def _unreadable(file: Path, error: Exception) -> UserCodeError:
     return UserCodeError(f"{file}: not an image that can be read: {str(error).splitlines()[0]}")
-
-
-def _unoptimized() -> tf.data.Options:
-    """Return options for a pipeline that lives for one batch: rewriting its graph would take longer than running it."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
-    return options
 
 
 def tfrecords(files: str | Path | Sequence[str | Path], parse: Callable[[tf.Tensor], Any]) -> Mapped:
