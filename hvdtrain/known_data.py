@@ -9,10 +9,11 @@ MODULE = "hvdtrain.workshop.data"
 SYNTHETIC_EXAMPLES = 4096
 DIGITS_TEST_EXAMPLES = 360
 
-# source -> (training examples, test examples)
+NUM_CLASSES = 10
+# source -> (training examples, those of its smallest class)
 SIZES = {
-    f"{MODULE}:digits": (1797 - DIGITS_TEST_EXAMPLES, DIGITS_TEST_EXAMPLES),
-    f"{MODULE}:mnist": (60_000, 10_000),
+    f"{MODULE}:digits": (1797 - DIGITS_TEST_EXAMPLES, 133),
+    f"{MODULE}:mnist": (60_000, 5421),
 }
 
 
@@ -21,9 +22,16 @@ def known_num_examples(source: str, args: Mapping[str, Any]) -> int | None:
 
     >>> known_num_examples("hvdtrain.workshop.data:mnist", {})
     60000
+    >>> known_num_examples("hvdtrain.workshop.data:mnist", {"examples_per_class": 100})
+    1000
     """
     if source == f"{MODULE}:synthetic":
         num_examples = args.get("num_examples", SYNTHETIC_EXAMPLES)
         return num_examples if isinstance(num_examples, int) else None
-    sizes = SIZES.get(source)
-    return sizes[0] if sizes else None
+    if source not in SIZES:
+        return None
+    num_examples, smallest_class = SIZES[source]
+    per_class = args.get("examples_per_class")
+    if per_class is None:
+        return num_examples
+    return NUM_CLASSES * per_class if isinstance(per_class, int) and 1 <= per_class <= smallest_class else None

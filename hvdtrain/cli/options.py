@@ -118,6 +118,20 @@ def _folder_option(flag: str, parameter: str, name: str) -> Callable[[F], F]:
 
 def ranks_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
     """Return the numbers of ranks of a list with commas, each once, from the smallest."""
+    return numbers_of(text, "numbers of ranks with commas between them, such as 1,2,4")
+
+
+def sizes_of(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Return the numbers of a list with commas, each once, from the smallest."""
+    return numbers_of(text, "numbers with commas between them, such as 10,100,1000")
+
+
+def numbers_of(text: str | None, allowed: str) -> tuple[int, ...]:
+    """Return positive numbers from a list with commas.
+
+    Raises:
+        click.BadParameter: If it is something else; says what is allowed.
+    """
     if text is None:
         return ()
     try:
@@ -125,7 +139,7 @@ def ranks_of(context: click.Context, parameter: click.Parameter, text: str | Non
     except ValueError:
         found = []
     if not found or found[0] < 1:
-        raise click.BadParameter(f"numbers of ranks with commas between them, such as 1,2,4; got {text!r}")
+        raise click.BadParameter(f"{allowed}; got {text!r}")
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""The worker's command: `python -m hvdtrain.train RUN_DIR [--evaluate | --check]`, started once per rank."""
+"""The worker's command: `python -m hvdtrain.train RUN_DIR [--evaluate | --check | --export | --look]`, on each rank."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def main() -> None:
         run.logs.mkdir(parents=True, exist_ok=True)
         forget_earlier_failure(run.failure(rank))
         stream = redirect_to_log(run.log(rank), is_rank0=rank == 0)
-        has_bar = os.environ.get("HVDTRAIN_PROGRESS") == "bar"
-        code = work(run, arguments, Console(stream if rank == 0 else None, has_bar=has_bar))
+        progress = os.environ.get("HVDTRAIN_PROGRESS")
+        speaks = rank == 0 and progress != "quiet"
+        code = work(run, arguments, Console(stream if speaks else None, has_bar=progress == "bar"))
     except BaseException as error:
         fail(error, rank=rank, record=run.failure(rank), console=stream)
     sys.stdout.flush()
@@ -48,6 +49,7 @@ def parse() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--evaluate", type=Path, metavar="RESULT", help="evaluate the newest checkpoint into a JSON file")
     what.add_argument("--check", action="store_true", help="build the model and load the data, then stop")
+    what.add_argument("--look", type=Path, metavar="RESULT", help="predictions, images and filters into an .npz file")
     what.add_argument("--export", type=Path, metavar="RESULT", help="export the newest checkpoint, and say how in JSON")
     parser.add_argument("--format", choices=("keras", "savedmodel", "weights"), help="form of the export")
     parser.add_argument("--output", type=Path, help="where the export goes; what is there is replaced")
@@ -59,7 +61,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
     plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-    trains = not (arguments.evaluate or arguments.check or arguments.export)
+    trains = not (arguments.evaluate or arguments.check or arguments.export or arguments.look)
     if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
@@ -83,6 +85,10 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     code = int(ExitCode.OK)
     if arguments.evaluate:
         write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
+    elif arguments.look:
+        from hvdtrain.train.look import look
+
+        look(job, arguments.look)
     elif arguments.export:
         from hvdtrain.train.export import export
 

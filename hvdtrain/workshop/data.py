@@ -11,13 +11,18 @@ from hvdtrain.errors import HvdtrainError, UserCodeError
 from hvdtrain.fetch import fetch
 from hvdtrain.known_data import DIGITS_TEST_EXAMPLES, SYNTHETIC_EXAMPLES
 
-Split = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Examples = tuple[np.ndarray, np.ndarray]
+Split = tuple[Examples, Examples]
 
 
-def digits() -> Split:
+def digits(examples_per_class: int | None = None, subset_seed: int = 0) -> Split:
     """Return scikit-learn's 1,797 handwritten digits, 8 x 8 x 1, values 0 to 1; no network is needed.
 
     The split is fixed: 1,437 for training, 360 for testing, drawn once with seed 0.
+
+    Args:
+        examples_per_class: How many of each digit to train on; None: all.
+        subset_seed: Which ones.
     """
     from sklearn.datasets import load_digits
 
@@ -26,16 +31,18 @@ def digits() -> Split:
     y = found.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(x))
     test, train = order[:DIGITS_TEST_EXAMPLES], order[DIGITS_TEST_EXAMPLES:]
-    return (x[train], y[train]), (x[test], y[test])
+    return _few((x[train], y[train]), examples_per_class, subset_seed), (x[test], y[test])
 
 
-def mnist(channels: bool = True) -> Split:
+def mnist(channels: bool = True, examples_per_class: int | None = None, subset_seed: int = 0) -> Split:
     """Return MNIST, 60,000 and 10,000 images of 28 x 28 x 1, values 0 to 1.
 
     Found as `mnist.npz` in $HVDTRAIN_DATA or the Keras cache, or downloaded there, once for all ranks.
 
     Args:
         channels: Whether the images have the last dimension that convolutions want.
+        examples_per_class: How many of each digit to train on; None: all.
+        subset_seed: Which ones.
     """
     try:
         place = fetch("mnist", os.environ)
@@ -51,7 +58,25 @@ def mnist(channels: bool = True) -> Split:
     x_train, x_test = (x.astype(np.float32) / 255.0 for x in (x_train, x_test))
     if channels:
         x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
-    return (x_train, y_train.astype(np.int64)), (x_test, y_test.astype(np.int64))
+    train = _few((x_train, y_train.astype(np.int64)), examples_per_class, subset_seed)
+    return train, (x_test, y_test.astype(np.int64))
+
+
+def _few(data: Examples, examples_per_class: int | None, seed: int) -> Examples:
+    """Return so many examples of each class, drawn with a seed.
+
+    Raises:
+        UserCodeError: If a class has fewer.
+    """
+    if examples_per_class is None:
+        return data
+    x, y = data
+    smallest = int(np.bincount(y).min())
+    if not 1 <= examples_per_class <= smallest:
+        raise UserCodeError(f"examples_per_class must be 1 to {smallest}; got {examples_per_class}")
+    order = np.random.default_rng(seed).permutation(len(y))
+    chosen = np.concatenate([order[y[order] == label][:examples_per_class] for label in np.unique(y)])
+    return x[chosen], y[chosen]
 
 
 def synthetic(

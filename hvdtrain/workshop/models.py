@@ -20,6 +20,20 @@ def fully_connected(
     )
 
 
+def cnn_one(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
+    """Return the network with one convolution, 542,230 parameters on 28 x 28 images."""
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(100, activation="relu"),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
 def cnn_two(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
     """Return the network with two convolutions, 1,199,882 parameters on 28 x 28 images."""
     return keras.Sequential(
@@ -47,6 +61,24 @@ def cnn_dropout(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 1
             layers.Flatten(),
             layers.Dense(128, activation="relu"),
             layers.Dropout(0.5),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
+def cnn_batch_norm(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
+    """Return the network with two convolutions and batch normalisation in place of dropout, 1,200,778 parameters."""
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.BatchNormalization(),
             layers.Dense(num_classes, activation="softmax"),
         ]
     )

@@ -1,0 +1,136 @@
+"""The workshop's ladder: every model, several seeds each, from one command. It goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from hvdtrain._version import __version__
+from hvdtrain.bench.launch import SIGNALLED
+from hvdtrain.bench.machine import describe
+from hvdtrain.cli.show import duration, nice_path, talk
+from hvdtrain.errors import EnvironmentNotFitError, ExitCode
+from hvdtrain.facts import Facts, gather_facts
+from hvdtrain.fetch import FILES, data_folder
+from hvdtrain.jobs import WorkerFailedError, bash, first_failure, run_worker
+from hvdtrain.ladder_report import write_report
+from hvdtrain.ladderdir import RUN, LadderDir, outcome
+from hvdtrain.prepare import Prepared, make_ready_again, new_run, new_run_name, prepare
+from hvdtrain.resuming import continued
+from hvdtrain.rundir import RunDir, write_text
+from hvdtrain.runner import execute, rank_environment
+from hvdtrain.study.rungs import BY_NAME, Climb, Question, config_of
+
+
+def climb_ladder(question: Question, root: Path) -> int:
+    """Train everything, write the report, and return the exit code.
+
+    Raises:
+        EnvironmentNotFitError: If ranks cannot be started here.
+    """
+    facts = gather_facts()
+    if question.num_ranks > 1 and facts.mpi is None:
+        raise EnvironmentNotFitError(f"several ranks need Open MPI 4 or 5, found: {facts.mpi_found}")
+    ladder = LadderDir(root / "ladder" / new_run_name())
+    (ladder.path / "configs").mkdir(parents=True)
+    for climb in question.climbs():
+        config = config_of(climb, data=question.data, num_ranks=question.num_ranks)
+        write_text(ladder.config(climb), yaml.safe_dump(config, sort_keys=False))
+    found = {"question": dataclasses.asdict(question), "machine": describe(facts), "version": __version__}
+    write_text(ladder.question_file, json.dumps({**found, "command": command_line()}, indent=1) + "\n")
+    return go_on(ladder)
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return " ".join(["hvdtrain", *sys.argv[1:]])
+
+
+def data_at_hand() -> str:
+    """Return `mnist`, or `digits` with a word about it where MNIST is not at hand."""
+    if (data_folder(os.environ) / FILES["mnist"].file).is_file():
+        return "mnist"
+    talk(
+        "MNIST is not at hand, so the ladder runs on scikit-learn's 1,797 digits, to which nothing published compares.\n"
+        "Put mnist.npz into $HVDTRAIN_DATA, or: hvdtrain data fetch mnist\n"
+    )
+    return "digits"
+
+
+def go_on(ladder: LadderDir) -> int:
+    """Train what is missing, write the report, and return the exit code."""
+    question, facts = ladder.question(), gather_facts()
+    climbs = list(question.climbs())
+    missing = [climb for climb in climbs if not ladder.run(climb).finished.exists()]
+    talk(f"ladder {ladder.short_id} on {question.data}: {len(missing)} of {len(climbs)} trainings to do")
+    failed = False
+    for place, climb in enumerate(missing):
+        left = remaining(ladder, missing[place:])
+        talk(f"{place + 1}/{len(missing)}: {climb.title}" + (f" (about {duration(left)} left)" if left else ""))
+        code = train(ladder, climb, facts)
+        if code in SIGNALLED:
+            talk(f"stopped; go on: hvdtrain ladder --resume {ladder.short_id}")
+            write_report(ladder)
+            return int(ExitCode.INTERRUPTED)
+        failed = failed or bool(code)
+        if code and place == 0:  # the very first one: the others would fail in the same way
+            return code
+    look(ladder)
+    print(write_report(ladder))
+    talk(f"\nreport: {nice_path(ladder.report)}")
+    return 1 if failed else int(ExitCode.OK)
+
+
+def train(ladder: LadderDir, climb: Climb, facts: Facts) -> int:
+    """Train one model, or what is left of its training; say the outcome and return the exit code."""
+    run = made_ready(ladder, climb, prepare(str(ladder.config(climb)), facts))
+    environ = {**rank_environment(dict(os.environ)), "HVDTRAIN_PROGRESS": "quiet"}
+    with open(run.launcher_log, "wb") as noise:
+        code = execute([bash(), str(run.script), str(run.path)], environ=environ, noise=noise)
+    if code == 0 and run.finished.exists():
+        done = outcome(ladder, climb)
+        talk(f"  {done.accuracy:.2f} % in {duration(done.seconds)}")
+    elif code not in SIGNALLED:
+        first = first_failure(run)
+        why = f": {first['error']}: {first['message'].splitlines()[0]}" if first and first["message"] else ""
+        talk(f"  failed with exit code {code}{why}\n  logs: {nice_path(run.logs)}")
+        return code or 1
+    return code
+
+
+def made_ready(ladder: LadderDir, climb: Climb, prepared: Prepared) -> RunDir:
+    """Return a training's run directory: a new one, or the one of a training that was stopped."""
+    run = ladder.run(climb)
+    if run.plan.exists():
+        make_ready_again(run, continued(run, prepared))
+        return run
+    return new_run(prepared, run.path.parents[1], name=RUN)
+
+
+def remaining(ladder: LadderDir, missing: Sequence[Climb]) -> float | None:
+    """Return the seconds that missing trainings will take, from those of the same models; None without any."""
+    known: dict[str, list[float]] = {}
+    for climb in ladder.question().climbs():
+        if climb.examples_per_class is None and ladder.run(climb).finished.exists():
+            known.setdefault(climb.rung, []).append(outcome(ladder, climb).seconds)
+    means = {name: sum(values) / len(values) for name, values in known.items()}
+    if any(climb.rung not in means for climb in missing):
+        return None
+    return sum(means[climb.rung] for climb in missing)
+
+
+def look(ladder: LadderDir) -> None:
+    """Let the first seed of each model predict the test set, once."""
+    for name in ladder.question().seeds:
+        run = ladder.run(Climb(name, 0))
+        if run.finished.exists() and not ladder.pictures(name).exists():
+            try:
+                run_worker(run, "--look", str(ladder.pictures(name)))
+            except WorkerFailedError as error:
+                talk(f"  no pictures of {BY_NAME[name].title}: exit code {error.code}")

@@ -1,0 +1,83 @@
+"""Every path under one ladder's directory, and how ladders are found again."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvdtrain.errors import NotFoundError
+from hvdtrain.rundir import RunDir, read_json
+from hvdtrain.study.ladder_table import Outcome, outcome_of
+from hvdtrain.study.rungs import Climb, Question
+
+RUN = "run"
+
+
+@dataclass(frozen=True)
+class LadderDir:
+    """A ladder's directory, `studies/ladder/<timestamp>-<short id>/`."""
+
+    path: Path
+
+    @property
+    def question_file(self) -> Path:
+        """What was asked, of which machine."""
+        return self.path / "ladder.json"
+
+    @property
+    def report(self) -> Path:
+        """Everything on one page."""
+        return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """The report's plots as files."""
+        return self.path / "plots"
+
+    @property
+    def short_id(self) -> str:
+        """The last part of the directory's name."""
+        return self.path.name.rsplit("-", 1)[-1]
+
+    def table(self, suffix: str) -> Path:
+        """Return the table as `.md` or `.csv`."""
+        return self.path / f"table.{suffix}"
+
+    def config(self, climb: Climb) -> Path:
+        """Return a training's configuration, which `hvdtrain run` takes as well."""
+        return self.path / "configs" / f"{climb.name}.yaml"
+
+    def run(self, climb: Climb) -> RunDir:
+        """Return a training's run directory."""
+        return RunDir(self.path / "runs" / climb.name / RUN)
+
+    def pictures(self, name: str) -> Path:
+        """Return the arrays behind a model's pictures."""
+        return self.run(Climb(name, 0)).path / "look.npz"
+
+    def question(self) -> Question:
+        """Return what was asked."""
+        found = read_json(self.question_file)["question"]
+        tuples = {key: tuple(found[key]) for key in ("examples_per_class", "curve_models")}
+        return Question(**{**found, **tuples})
+
+
+def find_ladder(name: str, root: Path) -> LadderDir:
+    """Return the ladder that a path or a short id names; empty text names the newest.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    if name and (Path(name) / "ladder.json").is_file():
+        return LadderDir(Path(name).resolve())
+    found = sorted((path.parent for path in root.glob("ladder/*/ladder.json")), key=lambda path: path.name)
+    matching = [LadderDir(path) for path in found if path.name.endswith(name)]
+    if not matching:
+        raise NotFoundError(f"no ladder {name!r} under {root}; start one: hvdtrain ladder")
+    return matching[-1]
+
+
+def outcome(ladder: LadderDir, climb: Climb) -> Outcome:
+    """Return what a finished training has reached."""
+    return outcome_of(dataclasses.asdict(climb), read_json(ladder.run(climb).summary))
