@@ -57,7 +57,7 @@ def data_at_hand() -> str:
     if (data_folder(os.environ) / FILES["mnist"].file).is_file():
         return "mnist"
     talk(
-        "MNIST is not at hand, so the ladder runs on scikit-learn's 1,797 digits, to which nothing published compares.\n"
+        "MNIST is not at hand, so the ladder runs on scikit-learn's 1,797 digits; no published result compares.\n"
         "Put mnist.npz into $HVDTRAIN_DATA, or: hvdtrain data fetch mnist\n"
     )
     return "digits"
