@@ -148,8 +148,8 @@ def environ() -> dict[str, str]:
 
 def test_a_ladder_that_was_stopped_goes_on_to_table_pictures_and_page(tmp_path, require_horovod):
     words = ("--ranks", "2", "--models", "fc_64_64,cnn_one", "--seeds", "fc:2,cnn:1", "--examples-per-class", "5")
-    said = tmp_path / "said"
-    with open(said, "w") as file, subprocess.Popen(command(*words), cwd=tmp_path, env=environ(), stderr=file) as process:
+    said, started = tmp_path / "said", command(*words)
+    with open(said, "w") as file, subprocess.Popen(started, cwd=tmp_path, env=environ(), stderr=file) as process:
         deadline = time.monotonic() + 120
         while len(list(tmp_path.glob("studies/ladder/*/runs/*/run/metrics.jsonl"))) < 2:
             assert time.monotonic() < deadline
