@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.facts import gather_facts
-from tests.cluster.jobs import LONG, MIDDLE, SHORT, Bench, local_digest
+from tests.cluster.jobs import SHORT, Bench, local_digest, slow_config
 from tests.cluster.slurm import Cluster, missing_programs
 from tests.ranks.worlds import WORLDS, Results, run_cases
 
@@ -79,10 +79,6 @@ def short_digest(tmp_path_factory, require_horovod) -> str:
 
 
 @pytest.fixture(scope="session")
-def middle_digest(tmp_path_factory, require_horovod) -> str:
-    return local_digest(tmp_path_factory.mktemp("middle"), *MIDDLE)
-
-
-@pytest.fixture(scope="session")
-def long_digest(tmp_path_factory, require_horovod) -> str:
-    return local_digest(tmp_path_factory.mktemp("long"), *LONG)
+def slow_digest(tmp_path_factory, require_horovod) -> str:
+    folder = tmp_path_factory.mktemp("slow")
+    return local_digest(folder, config=slow_config(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.rundir import read_json
-from tests.cluster.jobs import CONFIG, LONG, MIDDLE, SHORT, SITE
+from tests.cluster.jobs import CONFIG, LONG, SHORT, SITE
 from tests.conftest import PROJECT
 from tests.listeners import listening, workers
 
@@ -95,11 +95,12 @@ def test_ranks_in_containers_train_the_same_bits(bench, short_digest):
 
 def test_going_on_with_other_nodes_says_what_changed(bench):
     stated = ("--set", "training.global_batch_size=64", "--set", "training.batch_size_per_replica=null")
-    job = bench.submit("--nodes", "2", *stated, *MIDDLE)
+    job = bench.submit_slow("--nodes", "2", *stated)
     bench.wait_for_epoch(job)
     bench.hvdtrain("cancel", job)
     bench.wait(job, "FAILED")
     run = bench.run(job)
+    bench.hurry()
     result = bench.hvdtrain("submit", "--resume", run.short_id, "--nodes", "4", "--ranks", "4")
     assert "resumed" in result.stderr
     assert "2 -> 4 replicas, 2 -> 4 nodes" in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,8 +19,32 @@ CONFIG = PROJECT / "configs" / "digits_cnn.yaml"
 SITE = PROJECT / "configs" / "sites" / "local-cluster.yaml"
 PATIENCE_S = 240.0
 SHORT = ("--set", "training.epochs=4")
-MIDDLE = ("--set", "training.epochs=70")  # some 9 seconds of training: time to stop it, and soon done afterwards
-LONG = ("--set", "training.epochs=200")  # for jobs that are stopped several times, or ended by their test
+LONG = ("--set", "training.epochs=200")  # for jobs that are ended by their test
+# A training that waits after each epoch for as long as a file says, and is soon done once that file is gone.
+SLOW_MODEL = """
+import contextlib
+import time
+from pathlib import Path
+
+import keras
+
+from hvdtrain.workshop.models import digits_cnn
+
+
+def wait(epoch, logs):
+    with contextlib.suppress(OSError):
+        time.sleep(float(Path(__file__).with_name("pause").read_text()))
+
+
+class Slow(keras.Sequential):
+    def fit(self, *args, callbacks=(), **options):
+        return super().fit(*args, callbacks=[*callbacks, keras.callbacks.LambdaCallback(on_epoch_end=wait)], **options)
+
+
+def build():
+    return Slow(digits_cnn().layers)
+"""
+SLOW_EPOCHS = 50
 
 
 @dataclass
@@ -47,11 +72,24 @@ class Bench:
         assert code is None or result.returncode == code, result.stdout + result.stderr
         return result
 
-    def submit(self, *words: str, **environ: str) -> str:
-        """Submit digits and return the job's id."""
-        result = self.hvdtrain("submit", str(CONFIG), "--site", str(SITE), *words, code=0, **environ)
+    def submit(self, *words: str, config: Path = CONFIG, **environ: str) -> str:
+        """Submit digits, or another configuration, and return the job's id."""
+        result = self.hvdtrain("submit", str(config), "--site", str(SITE), *words, code=0, **environ)
         assert result.stdout.strip().isdigit(), result.stdout
         return result.stdout.strip()
+
+    def submit_slow(self, *words: str, pause_s: float = 0.3) -> str:
+        """Submit digits with a pause after each epoch, until `hurry`, and return the job's id."""
+        self.pause.write_text(str(pause_s))
+        return self.submit(*words, config=slow_config(self.folder))
+
+    @property
+    def pause(self) -> Path:
+        return self.folder / "pause"
+
+    def hurry(self) -> None:
+        """Let the slow job train on without pauses."""
+        self.pause.unlink()
 
     def run(self, job: str) -> RunDir:
         return find_run(job, self.folder / "runs")
@@ -100,9 +138,19 @@ class Bench:
         return read_json(run.summary)["digest"]
 
 
-def local_digest(folder: Path, *words: str) -> str:
+def slow_config(folder: Path) -> Path:
+    """Write the configuration of the slow training and its model into a folder."""
+    text = CONFIG.read_text().replace("hvdtrain.workshop.models:digits_cnn", "slow:build")
+    epochs = re.sub(r"(?m)^  epochs: \d+$", f"  epochs: {SLOW_EPOCHS}", text)
+    assert epochs != text != CONFIG.read_text()
+    (folder / "slow.py").write_text(SLOW_MODEL)
+    (folder / "slow.yaml").write_text(epochs)
+    return folder / "slow.yaml"
+
+
+def local_digest(folder: Path, *words: str, config: Path = CONFIG) -> str:
     """Train without a scheduler, and return the digest of the weights."""
-    command = [sys.executable, "-m", "hvdtrain", "run", str(CONFIG), "--ranks", "2", *words, "--runs", str(folder)]
+    command = [sys.executable, "-m", "hvdtrain", "run", str(config), "--ranks", "2", *words, "--runs", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 0, result.stderr
     summary = next(folder.glob("*/*/summary.json"))
