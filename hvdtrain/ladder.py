@@ -18,9 +18,10 @@ from hvdtrain.cli.show import duration, nice_path, talk
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.fetch import FILES, data_folder
-from hvdtrain.jobs import WorkerFailedError, bash, first_failure, run_worker
+from hvdtrain.jobs import WorkerFailedError, bash, run_worker
 from hvdtrain.ladder_report import write_report
 from hvdtrain.ladderdir import RUN, LadderDir, outcome
+from hvdtrain.measuring import failure_words
 from hvdtrain.prepare import Prepared, make_ready_again, new_run, new_run_name, prepare
 from hvdtrain.resuming import continued
 from hvdtrain.rundir import RunDir, write_text
@@ -69,21 +70,31 @@ def go_on(ladder: LadderDir) -> int:
     climbs = list(question.climbs())
     missing = [climb for climb in climbs if not ladder.run(climb).finished.exists()]
     talk(f"ladder {ladder.short_id} on {question.data}: {len(missing)} of {len(climbs)} trainings to do")
+    try:
+        code = train_all(ladder, missing, facts)
+    except KeyboardInterrupt:  # between two trainings
+        code = int(ExitCode.INTERRUPTED)
+    if code == ExitCode.INTERRUPTED:
+        talk(f"stopped; go on: hvdtrain ladder --resume {ladder.short_id}")
+    else:
+        look(ladder)
+    print(write_report(ladder))
+    talk(f"\nreport: {nice_path(ladder.report)}" if ladder.report.exists() else "")
+    return code
+
+
+def train_all(ladder: LadderDir, missing: Sequence[Climb], facts: Facts) -> int:
+    """Train one model after the other, and return the exit code."""
     failed = False
     for place, climb in enumerate(missing):
         left = remaining(ladder, missing[place:])
         talk(f"{place + 1}/{len(missing)}: {climb.title}" + (f" (about {duration(left)} left)" if left else ""))
         code = train(ladder, climb, facts)
         if code in SIGNALLED:
-            talk(f"stopped; go on: hvdtrain ladder --resume {ladder.short_id}")
-            write_report(ladder)
             return int(ExitCode.INTERRUPTED)
         failed = failed or bool(code)
         if code and place == 0:  # the very first one: the others would fail in the same way
             return code
-    look(ladder)
-    print(write_report(ladder))
-    talk(f"\nreport: {nice_path(ladder.report)}")
     return 1 if failed else int(ExitCode.OK)
 
 
@@ -97,9 +108,7 @@ def train(ladder: LadderDir, climb: Climb, facts: Facts) -> int:
         done = outcome(ladder, climb)
         talk(f"  {done.accuracy:.2f} % in {duration(done.seconds)}")
     elif code not in SIGNALLED:
-        first = first_failure(run)
-        why = f": {first['error']}: {first['message'].splitlines()[0]}" if first and first["message"] else ""
-        talk(f"  failed with exit code {code}{why}\n  logs: {nice_path(run.logs)}")
+        talk(failure_words(run, climb.title, code))
         return code or 1
     return code
 

@@ -28,10 +28,15 @@ def run_measurement(prepared: Prepared, root: Path, name: str, *, title: str) ->
             [bash(), str(run.script), str(run.path)], environ=rank_environment(dict(os.environ)), noise=noise
         )
     if code and code not in SIGNALLED:
-        first = first_failure(run)
-        why = f": {first['error']}: {first['message'].splitlines()[0]}" if first and first["message"] else ""
-        talk(f"  {title} failed with exit code {code}{why}\n  logs: {nice_path(run.logs)}")
+        talk(failure_words(run, title, code))
     return code
+
+
+def failure_words(run: RunDir, title: str, code: int) -> str:
+    """Return what became of one run of many that failed."""
+    first = first_failure(run)
+    why = f": {first['error']}: {first['message'].splitlines()[0]}" if first and first["message"] else ""
+    return f"  {title} failed with exit code {code}{why}\n  logs: {nice_path(run.logs)}"
 
 
 def _clean_run(prepared: Prepared, root: Path, name: str) -> RunDir:

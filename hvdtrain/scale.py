@@ -55,7 +55,19 @@ def resume_here(study: StudyDir) -> int:
 
 
 def _run_all(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
-    """Run what is missing, one point after the other, and write the report of what there is."""
+    """Run what is missing, and write the report of what there is."""
+    try:
+        code = _run_missing(study, prepared)
+    except KeyboardInterrupt:  # between two runs
+        code = int(ExitCode.INTERRUPTED)
+    if code == ExitCode.INTERRUPTED:
+        talk(f"stopped; go on: hvdtrain scale --resume {study.short_id}")
+    _finish(study)
+    return code
+
+
+def _run_missing(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
+    """Run what is missing, one point after the other, and return the exit code."""
     began, failed = time.monotonic(), 0
     missing = gather(study)
     for place, point in enumerate(missing):
@@ -63,13 +75,10 @@ def _run_all(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
         talk(f"{place + 1}/{len(missing)}: {point.title}" + (f" (about {duration(left)} left)" if left else ""))
         code = run_measurement(prepared[point], study.runs, point.name, title=point.title)
         if code in SIGNALLED:
-            talk(f"stopped; go on: hvdtrain scale --resume {study.short_id}")
-            _finish(study)
             return int(ExitCode.INTERRUPTED)
         failed += bool(code)
         if failed and place == 0:  # the very first one: the others would fail in the same way
             return code
-    _finish(study)
     return 1 if failed else int(ExitCode.OK)
 
 
