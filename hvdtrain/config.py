@@ -46,6 +46,24 @@ class ModelConfig(Section):
     )
 
 
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
+Angle = Annotated[float, Field(ge=0, lt=90, allow_inf_nan=False, strict=True)]
+
+
+class AugmentConfig(Section):
+    """Changes of training images, drawn anew for each example in each epoch; the same on any number of ranks."""
+
+    translation: Share = Field(0.0, description="Largest shift either way, as a share of the side.")
+    rotation: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False, strict=True)] = Field(
+        0.0, description="Largest angle either way, degrees."
+    )
+    scale: Share = Field(0.0, description="Largest change of size either way: 0.1 is 0.9 to 1.1 times.")
+    shear: Angle = Field(0.0, description="Largest angle of the slant either way, degrees.")
+    elastic: NonNegativeFloat = Field(0.0, description="Standard deviation of the bends, in points.")
+    cutout: Share = Field(0.0, description="Side of a square of 0 somewhere, at most, as a share of the image's.")
+    noise: NonNegativeFloat = Field(0.0, description="Standard deviation of noise in every value.")
+
+
 class DataConfig(Section):
     """Where the data come from and how ranks share them."""
 
@@ -65,6 +83,7 @@ class DataConfig(Section):
         "drop",
         description="The last incomplete global batch. drop: left out. pad: used, each example with its full weight.",
     )
+    augment: AugmentConfig | None = Field(None, description="Changes of training images; null: none.")
 
 
 class TrainingConfig(Section):

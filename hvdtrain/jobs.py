@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,7 @@ from hvdtrain.runner import execute, rank_environment
 from hvdtrain.watch import refuse_active
 
 
-def run_config(
-    config_path: str | None, changes: Changes, *, resume: str | None, dry_run: bool, runs_root: Path
-) -> int:
+def run_config(config_path: str | None, changes: Changes, *, resume: str | None, dry_run: bool, runs_root: Path) -> int:
     """Train a configuration here and return the exit code.
 
     Args:
@@ -63,9 +62,7 @@ def run_config(
 def start(run: RunDir) -> int:
     """Execute a run's script, see it through, tell the outcome, and return the exit code."""
     with open(run.launcher_log, "wb") as noise:
-        code = execute(
-            [bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise
-        )
+        code = execute([bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise)
     return outcome(run, code)
 
 
@@ -261,6 +258,31 @@ def check_deep(run: RunDir) -> None:
         WorkerFailedError: If that failed; the worker has said why.
     """
     run_worker(run, "--check")
+
+
+def preview(config_path: str, changes: Changes, output: Path) -> None:
+    """Draw the first training images of a configuration, and what some epochs make of them.
+
+    Raises:
+        ConfigError: If the configuration does not work.
+        WorkerFailedError: If the worker failed; it has said why.
+    """
+    import numpy as np
+
+    from hvdtrain.study.pictures import rows_plot
+    from hvdtrain.study.plots import to_png
+
+    prepared = prepare(config_path, gather_facts(), overrides=changes.overrides, options=changes.options)
+    with tempfile.TemporaryDirectory(prefix="hvdtrain-augment-") as folder:
+        run = new_run(prepared, Path(folder))
+        result = run.path / "preview.npz"
+        run_worker(run, "--preview", str(result))
+        with np.load(result) as arrays:
+            rows = [arrays["before"], *arrays["after"]]
+    titles = ["as it is", *(f"epoch {number}" for number in range(1, len(rows)))]
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_bytes(to_png(rows_plot(rows, titles)))
+    temporary.replace(output)
 
 
 class WorkerFailedError(Exception):

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hvdtrain.study.ladder_table import Score
+from hvdtrain.study.pictures import table_plot
 from hvdtrain.study.plots import BLUE, GREY, ORANGE, new_figure
 from hvdtrain.study.rungs import BY_NAME
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-COLUMNS = 5
-CURVES = {"accuracy": "accuracy", "loss": "loss"}
 
 
 def score_plot(scores: Sequence[Score], *, is_mnist: bool) -> Figure:
@@ -109,28 +107,10 @@ def worst_plot(name: str, found: Mapping[str, np.ndarray]) -> Figure:
             found["worst_true"], found["worst_seen"], found["worst_certainty"], strict=True
         )
     ]
-    return _pictures(f"{BY_NAME[name].title}: worst mistakes", found["worst"], titles, COLUMNS, "gray_r")
+    return table_plot(f"{BY_NAME[name].title}: worst mistakes", found["worst"], titles, columns=5)
 
 
 def filters_plot(name: str, filters: np.ndarray) -> Figure:
     """Return the first layer's weights: blue adds, red takes away."""
-    return _pictures(f"{BY_NAME[name].title}: first layer", filters, [""] * len(filters), 8, "RdBu", is_signed=True)
-
-
-def _pictures(
-    title: str, images: np.ndarray, titles: Sequence[str], columns: int, colours: str, *, is_signed: bool = False
-) -> Figure:
-    from matplotlib.figure import Figure
-
-    rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(1.3 * columns, 1.3 * rows + 0.4), layout="constrained")
-    figure.suptitle(title)
-    largest = float(np.abs(images).max()) if is_signed and len(images) else None
-    for place in range(rows * columns):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        axes.set_axis_off()
-        if place < len(images):
-            low = None if largest is None else -largest
-            axes.imshow(images[place], cmap=colours, vmin=low, vmax=largest)
-            axes.set_title(titles[place], fontsize=7)
-    return figure
+    none = [""] * len(filters)
+    return table_plot(f"{BY_NAME[name].title}: first layer", filters, none, columns=8, is_signed=True)

@@ -1,4 +1,4 @@
-"""The worker's command: `python -m hvdtrain.train RUN_DIR [--evaluate | --check | --export | --look]`, on each rank."""
+"""The worker's command: `python -m hvdtrain.train RUN_DIR [--evaluate | --check | ...]`, started once per rank."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--evaluate", type=Path, metavar="RESULT", help="evaluate the newest checkpoint into a JSON file")
     what.add_argument("--check", action="store_true", help="build the model and load the data, then stop")
     what.add_argument("--look", type=Path, metavar="RESULT", help="predictions, images and filters into an .npz file")
+    what.add_argument("--preview", type=Path, metavar="RESULT", help="augmented images into an .npz file")
     what.add_argument("--export", type=Path, metavar="RESULT", help="export the newest checkpoint, and say how in JSON")
     parser.add_argument("--format", choices=("keras", "savedmodel", "weights"), help="form of the export")
     parser.add_argument("--output", type=Path, help="where the export goes; what is there is replaced")
@@ -61,7 +62,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
     plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-    trains = not (arguments.evaluate or arguments.check or arguments.export or arguments.look)
+    trains = not (arguments.evaluate or arguments.check or arguments.export or arguments.look or arguments.preview)
     if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
@@ -89,6 +90,10 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
         from hvdtrain.train.look import look
 
         look(job, arguments.look)
+    elif arguments.preview:
+        from hvdtrain.train.augment import preview
+
+        preview(job, arguments.preview)
     elif arguments.export:
         from hvdtrain.train.export import export
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,14 @@ class EpochBatches:
         arrays: (x, y), (x, y, sample weights) or any nest of arrays that share their first dimension, stored or not.
         order: Which examples at which step.
         must_be_told: Whether to refuse to begin before `tell` has said which epoch it is.
+        change: Takes a batch, its example numbers and the epoch; returns what is trained on instead.
     """
 
-    def __init__(self, arrays: Any, order: Order, *, must_be_told: bool = False) -> None:
+    def __init__(
+        self, arrays: Any, order: Order, *, must_be_told: bool = False, change: Callable[..., Any] | None = None
+    ) -> None:
         self.order = order
+        self._change = change
         self.epoch = 0
         self._is_untold = must_be_told
         self._gather = gatherer(tuples(arrays))
@@ -50,21 +55,25 @@ class EpochBatches:
     def dataset(self) -> tf.data.Dataset:
         """Return a dataset that yields one epoch, and the next one each time it is iterated anew."""
         rows = tf.data.Dataset.range(1).map(self._rows).flat_map(tf.data.Dataset.from_tensor_slices)
-        batches = rows.map(self._gather if self.order.is_even else self._gather_some).prefetch(2)
+        batches = rows.map(self._batch).prefetch(2)
         batches = batches.apply(tf.data.experimental.assert_cardinality(self.order.steps_per_epoch))
         return mark(batches.with_options(quiet()), self)
 
-    def _rows(self, _: tf.Tensor) -> tf.Tensor:
-        rows = tf.numpy_function(self._rows_of_this_epoch, [], tf.int64)
-        return tf.ensure_shape(rows, (self.order.steps_per_epoch, self.order.batch_size))
+    def _rows(self, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        steps = self.order.steps_per_epoch
+        rows, epoch = tf.numpy_function(self._rows_of_this_epoch, [], (tf.int64, tf.int64))
+        return tf.ensure_shape(rows, (steps, self.order.batch_size)), tf.fill([steps], tf.ensure_shape(epoch, ()))
 
-    def _rows_of_this_epoch(self) -> np.ndarray:
+    def _rows_of_this_epoch(self) -> tuple[np.ndarray, np.int64]:
         if self._is_untold:
             raise UserCodeError("which epoch is it? Say whose data they are: callbacks=hk.callbacks([...], data=...)")
-        return self.order.batches(self.epoch)
+        return self.order.batches(self.epoch), np.int64(self.epoch)
 
-    def _gather_some(self, row: tf.Tensor) -> Any:
-        return self._gather(tf.boolean_mask(row, row != NO_EXAMPLE))
+    def _batch(self, row: tf.Tensor, epoch: tf.Tensor) -> Any:
+        if not self.order.is_even:
+            row = tf.boolean_mask(row, row != NO_EXAMPLE)
+        batch = self._gather(row)
+        return batch if self._change is None else self._change(batch, row, epoch)
 
 
 def mark(dataset: tf.data.Dataset, origin: Any) -> tf.data.Dataset:

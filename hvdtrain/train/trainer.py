@@ -13,6 +13,7 @@ from hvdtrain import metrics as records
 from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat, initial_weights
+from hvdtrain.train.augment import changes
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -103,8 +104,11 @@ def training_order(job: Job) -> Order:
 
 def training_batches(job: Job, data: Data, order: Order) -> Any:
     """Return what `fit` iterates over: batches of arrays must be told the epoch."""
+    change = changes(job, order)
     if data.is_indexable:
-        return EpochBatches(data.train, order)
+        return EpochBatches(data.train, order, change=change)
+    if change is not None:
+        raise UserCodeError("data.augment is for arrays; a tf.data.Dataset is changed where it is made, with map")
     rank, size = (0, 1) if order.divide else (job.comm.rank, job.comm.size)
     return user_dataset_batches(
         data.train,
