@@ -162,7 +162,7 @@ def test_the_layer_changes_images_in_training_only_and_goes_through_its_configur
 
 
 def test_the_layer_trains_in_a_graph(images):
-    model = keras.Sequential([keras.layers.Input((SIDE, SIDE, 1)), aug.Augment(**ALL), keras.layers.Flatten()])
+    model = keras.Sequential([keras.layers.Input((SIDE, SIDE, 1)), aug.Augment(**ALL), keras.layers.Flatten()])  # type: ignore[arg-type]
     model.add(keras.layers.Dense(1))
     model.compile("sgd", "mse")
     history = model.fit(images, np.zeros(NUM), epochs=2, verbose=0)
