@@ -147,7 +147,7 @@ def environ() -> dict[str, str]:
 
 
 def test_a_ladder_that_was_stopped_goes_on_to_table_pictures_and_page(tmp_path, require_horovod):
-    words = ("--ranks", "2", "--models", "fc_64_64,cnn_one", "--seeds", "fc:2,cnn:1", "--examples-per-class", "5")
+    words = ("--ranks", "2", "--models", "fc_64_64,cnn_one", "--seeds", "1", "--examples-per-class", "5")
     said, started = tmp_path / "said", command(*words)
     with open(said, "w") as file, subprocess.Popen(started, cwd=tmp_path, env=environ(), stderr=file) as process:
         deadline = time.monotonic() + 120
@@ -162,11 +162,11 @@ def test_a_ladder_that_was_stopped_goes_on_to_table_pictures_and_page(tmp_path, 
     assert "digits" in talk, "MNIST is not at hand, and that must be said"
 
     result = ladder("--resume", cwd=tmp_path)
-    assert "3 of 4 trainings to do" in result.stderr
+    assert "2 of 3 trainings to do" in result.stderr
     with open(found.table("csv"), encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["seed"]) for row in rows] == [
-        ("fc_64_64", "0"), ("cnn_one", "0"), ("fc_64_64", "1"), ("cnn_one", "0"),
+        ("fc_64_64", "0"), ("cnn_one", "0"), ("cnn_one", "0"),
     ]  # fmt: skip
     assert all(float(row["accuracy"]) > 85 for row in rows if not row["examples_per_class"])
     assert "FC 64-64" in result.stdout

@@ -54,7 +54,8 @@ class EpochBatches:
 
     def dataset(self) -> tf.data.Dataset:
         """Return a dataset that yields one epoch, and the next one each time it is iterated anew."""
-        rows = tf.data.Dataset.range(1).map(self._rows).flat_map(tf.data.Dataset.from_tensor_slices)
+        epochs = tf.data.Dataset.range(1).map(self._rows)
+        rows = epochs.flat_map(lambda *parts: tf.data.Dataset.from_tensor_slices(parts))
         batches = rows.map(self._batch).prefetch(2)
         batches = batches.apply(tf.data.experimental.assert_cardinality(self.order.steps_per_epoch))
         return mark(batches.with_options(quiet()), self)

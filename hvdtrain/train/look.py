@@ -14,7 +14,7 @@ from hvdtrain.train.state import restore_final
 from hvdtrain.train.trainer import newest_checkpoint
 
 NUM_WORST = 25
-NUM_FILTERS = 64
+NUM_FILTERS = 32
 
 
 def look(job: Job, output: Path) -> None:
