@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -176,10 +175,10 @@ def seen_by(ranks, epoch, *, divide=False, size=40):
     """Return number -> image as the ranks of a world train on it in an epoch."""
     numbers = np.arange(size, dtype="float32")
     images = np.random.default_rng(0).random((size, 8, 8, 1), dtype="float32")
-    found = {}
+    found: dict = {}
     for rank in range(ranks):
         order = Order(size, 8, size // 8, 3, rank, ranks, divide)
-        change = changes(SimpleNamespace(plan=SimpleNamespace(config={"data": {"augment": AUGMENTED}})), order)
+        change = changes(AUGMENTED, order)
         batches = EpochBatches((images, numbers), order, change=change)
         batches.tell(epoch)
         for x, y in batches.dataset():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ NUM_DRAWS = 5
 Change = Callable[[Any, tf.Tensor, tf.Tensor], Any]
 
 
-def changes(job: Job, order: Order) -> Change | None:
+def changes(settings: Mapping[str, float] | None, order: Order) -> Change | None:
     """Return what `data.augment` makes of a batch, its example numbers and the epoch; None if it asks for nothing.
 
     Draws are keyed by seed, epoch and example: the same on any number of ranks. Where every rank sees all data
     (`epoch_splitting: divide`) each has draws of its own.
     """
-    settings = job.plan.config["data"]["augment"]
     if not settings or not any(settings.values()):
         return None
     offset = order.rank * order.num_examples if order.divide else 0
@@ -37,7 +36,7 @@ def changes(job: Job, order: Order) -> Change | None:
     return change
 
 
-def with_changes(images: Any, keys: tf.Tensor, settings: dict[str, float]) -> tf.Tensor:
+def with_changes(images: Any, keys: tf.Tensor, settings: Mapping[str, float]) -> tf.Tensor:
     """Return images after augmentation, in the shape they came in.
 
     Raises:

@@ -104,7 +104,7 @@ def training_order(job: Job) -> Order:
 
 def training_batches(job: Job, data: Data, order: Order) -> Any:
     """Return what `fit` iterates over: batches of arrays must be told the epoch."""
-    change = changes(job, order)
+    change = changes(job.plan.config["data"]["augment"], order)
     if data.is_indexable:
         return EpochBatches(data.train, order, change=change)
     if change is not None:
