@@ -35,3 +35,12 @@ def known_num_examples(source: str, args: Mapping[str, Any]) -> int | None:
     if per_class is None:
         return num_examples
     return NUM_CLASSES * per_class if isinstance(per_class, int) and 1 <= per_class <= smallest_class else None
+
+
+def smallest_class(source: str) -> int:
+    """Return how many training examples the smallest class of a built-in data set has.
+
+    >>> smallest_class("hvdtrain.workshop.data:digits")
+    133
+    """
+    return SIZES[source][1]

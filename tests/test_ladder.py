@@ -122,6 +122,7 @@ def test_so_many_of_each_class_are_drawn_by_the_seed():
         (["--models", "cnn_on"], "did you mean 'cnn_one'"),
         (["--seeds", "fc:2"], "no number of seeds for cnn_one"),
         (["--examples-per-class", "ten"], "numbers with commas between them"),
+        (["--examples-per-class", "5,134"], "at most 133 on digits; got 134"),
         (["--resume", "nowhere"], "no ladder 'nowhere'"),
     ],
 )

@@ -29,9 +29,10 @@ def command(ranks: int, seeds: str, models: str | None, sizes: tuple[int, ...], 
     hvdtrain ladder --resume
     """
     from hvdtrain import ladder
+    from hvdtrain.known_data import smallest_class
     from hvdtrain.ladderdir import find_ladder
     from hvdtrain.names import did_you_mean
-    from hvdtrain.study.rungs import BY_NAME, Question, seeds_of
+    from hvdtrain.study.rungs import BY_NAME, DATA, Question, seeds_of
 
     if resume is not None:
         sys.exit(ladder.go_on(find_ladder(resume, root)))
@@ -44,9 +45,13 @@ def command(ranks: int, seeds: str, models: str | None, sizes: tuple[int, ...], 
         counts = seeds_of(seeds, chosen)
     except ValueError as error:
         raise ConfigError(f"{error}; give a number, or numbers by the beginning of names: fc:10,cnn:3") from error
+    data = ladder.data_at_hand()
+    most = smallest_class(f"{DATA}:{data}")
+    if sizes and sizes[-1] > most:
+        raise ConfigError(f"--examples-per-class: at most {most:,} on {data}; got {sizes[-1]:,}")
     best = max(counts, key=lambda name: BY_NAME[name].published)
     question = Question(
-        data=ladder.data_at_hand(),
+        data=data,
         num_ranks=ranks,
         seeds=counts,
         examples_per_class=sizes,
