@@ -11,8 +11,8 @@ from hvdtrain.errors import ConfigError
 from hvdtrain.rundir import find_run, read_json
 
 # form -> how its name ends, and the name it gets when none is given
-SUFFIXES = {"keras": ".keras", "weights": ".weights.h5", "savedmodel": ""}
-NAMES = {"keras": "model.keras", "weights": "model.weights.h5", "savedmodel": "saved_model"}
+SUFFIXES = {"keras": ".keras", "weights": ".weights.h5", "html": ".html", "savedmodel": ""}
+NAMES = {"keras": "model.keras", "weights": "model.weights.h5", "html": "demo.html", "savedmodel": "saved_model"}
 
 
 def export_run(name: str, runs_root: Path, *, kind: str | None, output: Path | None, force: bool) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from hvdtrain.cli.options import json_option, runs_option
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["keras", "savedmodel", "weights"]),
+    type=click.Choice(["keras", "savedmodel", "weights", "html"]),
     help="keras: model and weights in one .keras file. savedmodel: a directory for serving. weights: .weights.h5. "
-    "Default: what the output's name says, else keras.",
+    "html: a page that runs the network where you draw. Default: what the output's name says, else keras.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Where to. Default: below RUN/export/.")
 @click.option("--force", is_flag=True, help="Replace what is there.")

@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     what.add_argument("--look", type=Path, metavar="RESULT", help="predictions, images and filters into an .npz file")
     what.add_argument("--preview", type=Path, metavar="RESULT", help="augmented images into an .npz file")
     what.add_argument("--export", type=Path, metavar="RESULT", help="export the newest checkpoint, and say how in JSON")
-    parser.add_argument("--format", choices=("keras", "savedmodel", "weights"), help="form of the export")
+    parser.add_argument("--format", choices=("keras", "savedmodel", "weights", "html"), help="form of the export")
     parser.add_argument("--output", type=Path, help="where the export goes; what is there is replaced")
     return parser.parse_args()
 

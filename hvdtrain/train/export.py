@@ -14,6 +14,7 @@ from hvdtrain.errors import NoSpaceError, NotFoundError
 from hvdtrain.rundir import NO_SPACE
 from hvdtrain.train import checkpoint, compat, user_code
 from hvdtrain.train.checkpoint import Checkpoint
+from hvdtrain.train.demo import write_page
 from hvdtrain.train.durable import fsync_path
 from hvdtrain.train.job import Job, build, compile_model, load
 from hvdtrain.train.state import restore_final
@@ -23,6 +24,7 @@ WRITERS: dict[str, Callable[[keras.Model, Path], Any]] = {
     "keras": lambda model, path: model.save(path),
     "weights": lambda model, path: model.save_weights(path),
     "savedmodel": lambda model, path: model.export(path, verbose=False),
+    "html": write_page,
 }
 
 
