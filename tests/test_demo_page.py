@@ -106,12 +106,15 @@ def test_a_run_becomes_a_page_that_draws_its_layers(tmp_path):
     assert result.returncode == 0, result.stderr
     page = tmp_path / "demo.html"
     assert "http" not in page.read_text(), "it needs nothing from anywhere"
-    opened = open_page(page, "canvas.map, #first, #second")
+    opened = open_page(page, "canvas.map, #first, #second, .fill")
     assert opened.console == []
     by_id = {item["id"]: item for item in opened.items if item["id"]}
     assert by_id["first"]["text"].isdigit()
     assert by_id["first"]["text"] != by_id["second"]["text"]
-    maps = [item for item in opened.items if not item["id"]]
+    bars = [item["width"] for item in opened.items if item["height"] == pytest.approx(12.8, abs=0.5)]
+    assert bars.index(max(bars)) == int(by_id["first"]["text"]), "the longest bar is the first guess"
+    assert max(bars) > 50
+    maps = [item for item in opened.items if not item["id"] and item["width"] not in bars]
     assert len(maps) == 8, "a map for each layer that computes"
     assert all(item["width"] > 20 and item["height"] > 5 for item in maps)
 

@@ -7,7 +7,6 @@ out, and batch normalisation becomes a factor and an offset for each channel.
 from __future__ import annotations
 
 import base64
-import html
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -35,8 +34,7 @@ def write_page(model: keras.Model, path: Path) -> None:
     """
     template = files("hvdtrain.train").joinpath("demo.html").read_text(encoding="utf-8")
     network = json.dumps(Translation(model).network).replace("<", "\\u003c")
-    page = template.replace("TITLE", html.escape(f"{model.name}: draw something"))
-    path.write_text(page.replace("NETWORK_JSON", network), encoding="utf-8")
+    path.write_text(template.replace("NETWORK_JSON", network), encoding="utf-8")
 
 
 class Translation:
