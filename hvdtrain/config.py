@@ -245,7 +245,7 @@ class MeasureConfig(Section):
         "real", description="synthetic: random examples of the model's shapes take the place of the data."
     )
     parts: bool = Field(
-        True, description="false: speed alone, in less than half the time; no ceiling, no split of the step."
+        True, description="false: speed alone, in about half the time; no ceiling, no split of the step."
     )
 
 

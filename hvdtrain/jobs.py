@@ -14,7 +14,7 @@ from typing import Any
 
 from hvdtrain.cli.options import Changes
 from hvdtrain.cli.show import ledger_text, nice_path, talk
-from hvdtrain.errors import EnvironmentNotFitError, ExitCode, NotFoundError
+from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
@@ -264,9 +264,11 @@ def preview(config_path: str, changes: Changes, output: Path) -> None:
     """Draw the first training images of a configuration, and what some epochs make of them.
 
     Raises:
-        ConfigError: If the configuration does not work.
+        ConfigError: If the configuration does not work, or the picture's folder is not there.
         WorkerFailedError: If the worker failed; it has said why.
     """
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f"--preview {output}: there is no folder {output.parent}")
     import numpy as np
 
     from hvdtrain.study.pictures import rows_plot

@@ -72,12 +72,12 @@ def go_on(ladder: LadderDir) -> int:
     talk(f"ladder {ladder.short_id} on {question.data}: {len(missing)} of {len(climbs)} trainings to do")
     try:
         code = train_all(ladder, missing, facts)
+        if code != ExitCode.INTERRUPTED and look(ladder) in SIGNALLED:
+            code = int(ExitCode.INTERRUPTED)
     except KeyboardInterrupt:  # between two trainings
         code = int(ExitCode.INTERRUPTED)
     if code == ExitCode.INTERRUPTED:
         talk(f"stopped; go on: hvdtrain ladder --resume {ladder.short_id}")
-    else:
-        look(ladder)
     print(write_report(ladder))
     talk(f"\nreport: {nice_path(ladder.report)}" if ladder.report.exists() else "")
     return code
@@ -134,12 +134,15 @@ def remaining(ladder: LadderDir, missing: Sequence[Climb]) -> float | None:
     return sum(means[climb.rung] for climb in missing)
 
 
-def look(ladder: LadderDir) -> None:
-    """Let the first seed of each model predict the test set, once."""
+def look(ladder: LadderDir) -> int:
+    """Let the first seed of each model predict the test set, once; return 0, or the code of a signal."""
     for name in ladder.question().seeds:
         run = ladder.run(Climb(name, 0))
         if run.finished.exists() and not ladder.pictures(name).exists():
             try:
                 run_worker(run, "--look", str(ladder.pictures(name)))
             except WorkerFailedError as error:
+                if error.code in SIGNALLED:
+                    return error.code
                 talk(f"  no pictures of {BY_NAME[name].title}: exit code {error.code}")
+    return int(ExitCode.OK)

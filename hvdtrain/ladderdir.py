@@ -72,7 +72,7 @@ def find_ladder(name: str, root: Path) -> LadderDir:
     if name and (Path(name) / "ladder.json").is_file():
         return LadderDir(Path(name).resolve())
     found = sorted((path.parent for path in root.glob("ladder/*/ladder.json")), key=lambda path: path.name)
-    matching = [LadderDir(path) for path in found if path.name.endswith(name)]
+    matching = [ladder for ladder in map(LadderDir, found) if name in ("", ladder.short_id, ladder.path.name)]
     if not matching:
         raise NotFoundError(f"no ladder {name!r} under {root}; start one: hvdtrain ladder")
     return matching[-1]

@@ -221,6 +221,9 @@ def test_a_preview_is_a_picture_and_asks_for_an_augmentation(tmp_path):
     assert result.returncode != 0
     assert "data.augment asks for nothing" in result.stderr
     assert not list(tmp_path.iterdir())
+    nowhere = subprocess.run([*command[:-1], "no/out.png"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert nowhere.returncode == 2
+    assert "no/out.png: there is no folder no" in nowhere.stderr
     command += ["--set", "data.augment.rotation=15"]
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
