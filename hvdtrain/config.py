@@ -14,6 +14,7 @@ from hvdtrain.config_rules import broken_rules
 from hvdtrain.config_slurm import ContainerConfig, SlurmConfig
 from hvdtrain.config_types import (
     RUN_NAME,
+    Angle,
     Args,
     Auto,
     Bool,
@@ -27,6 +28,7 @@ from hvdtrain.config_types import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Share,
     Text,
 )
 from hvdtrain.errors import ConfigError, Problem
@@ -44,10 +46,6 @@ class ModelConfig(Section):
         description="Weights to begin with: a .keras or .weights.h5 file, a run directory or one checkpoint in it; "
         "relative to this file's folder. null: as the function initialises them.",
     )
-
-
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
-Angle = Annotated[float, Field(ge=0, lt=90, allow_inf_nan=False, strict=True)]
 
 
 class AugmentConfig(Section):

@@ -43,6 +43,8 @@ Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
+Angle = Annotated[float, Field(ge=0, lt=90, allow_inf_nan=False, strict=True)]  # degrees
 Bool = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import yaml
 from hvdtrain._version import __version__
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
-from hvdtrain.cli.show import duration, nice_path, talk
+from hvdtrain.cli.show import command_line, duration, nice_path, talk
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.fetch import FILES, data_folder
@@ -46,11 +45,6 @@ def climb_ladder(question: Question, root: Path) -> int:
     found = {"question": dataclasses.asdict(question), "machine": describe(facts), "version": __version__}
     write_text(ladder.question_file, json.dumps({**found, "command": command_line()}, indent=1) + "\n")
     return go_on(ladder)
-
-
-def command_line() -> str:
-    """Return the command as it was typed."""
-    return " ".join(["hvdtrain", *sys.argv[1:]])
 
 
 def data_at_hand() -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from hvdtrain.bench.table import table
 from hvdtrain.ladderdir import LadderDir, outcome
 from hvdtrain.metrics import read_records
+from hvdtrain.report import write_plots
 from hvdtrain.rundir import read_json, write_text
 from hvdtrain.study import ladder_plots
 from hvdtrain.study.ladder_table import (
@@ -26,7 +27,6 @@ from hvdtrain.study.ladder_table import (
     to_csv,
 )
 from hvdtrain.study.page import PageSection, PageTable, page
-from hvdtrain.study.plots import to_png, to_svg
 from hvdtrain.study.rungs import BY_NAME, Climb, Question
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ def write_report(ladder: LadderDir) -> str:
     whole, few = scores(outcomes), scores(outcomes, is_whole=False)
     is_mnist = question.data == "mnist"
     plots = all_plots(ladder, whole, few, is_mnist=is_mnist)
-    ladder.plots.mkdir(exist_ok=True)
-    for name, figure in plots.items():
-        write_text(ladder.plots / f"{name}.svg", to_svg(figure, name))
-        (ladder.plots / f"{name}.png").write_bytes(to_png(figure))
+    write_plots(ladder, plots)
     write_text(ladder.table("csv"), to_csv(outcomes))
     write_text(ladder.table("md"), text(question, whole, few, markdown=True) + "\n")
     write_text(ladder.report, html(ladder, whole, few, plots))

@@ -6,43 +6,22 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdtrain.errors import NotFoundError
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.study.ladder_table import Outcome, outcome_of
 from hvdtrain.study.rungs import Climb, Question
+from hvdtrain.studydir import ReportDir, named
 
 RUN = "run"
 
 
 @dataclass(frozen=True)
-class LadderDir:
+class LadderDir(ReportDir):
     """A ladder's directory, `studies/ladder/<timestamp>-<short id>/`."""
-
-    path: Path
 
     @property
     def question_file(self) -> Path:
         """What was asked, of which machine."""
         return self.path / "ladder.json"
-
-    @property
-    def report(self) -> Path:
-        """Everything on one page."""
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        """The report's plots as files."""
-        return self.path / "plots"
-
-    @property
-    def short_id(self) -> str:
-        """The last part of the directory's name."""
-        return self.path.name.rsplit("-", 1)[-1]
-
-    def table(self, suffix: str) -> Path:
-        """Return the table as `.md` or `.csv`."""
-        return self.path / f"table.{suffix}"
 
     def config(self, climb: Climb) -> Path:
         """Return a training's configuration, which `hvdtrain run` takes as well."""
@@ -71,11 +50,8 @@ def find_ladder(name: str, root: Path) -> LadderDir:
     """
     if name and (Path(name) / "ladder.json").is_file():
         return LadderDir(Path(name).resolve())
-    found = sorted((path.parent for path in root.glob("ladder/*/ladder.json")), key=lambda path: path.name)
-    matching = [ladder for ladder in map(LadderDir, found) if name in ("", ladder.short_id, ladder.path.name)]
-    if not matching:
-        raise NotFoundError(f"no ladder {name!r} under {root}; start one: hvdtrain ladder")
-    return matching[-1]
+    found = [LadderDir(path.parent) for path in root.glob("ladder/*/ladder.json")]
+    return named("ladder", name, sorted(found, key=lambda ladder: ladder.path.name, reverse=True), root)
 
 
 def outcome(ladder: LadderDir, climb: Climb) -> Outcome:

@@ -26,7 +26,7 @@ from hvdtrain.study.tables import (
     to_json,
 )
 from hvdtrain.study.words import bottleneck, input_words, summary
-from hvdtrain.studydir import StudyDir
+from hvdtrain.studydir import ReportDir, StudyDir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,12 +54,17 @@ def write_report(study: StudyDir) -> str:
     write_text(study.table("csv"), to_csv(found))
     write_text(study.table("json"), to_json(found))
     write_text(study.table("md"), markdown(facts, found, forecast))
-    study.plots.mkdir(exist_ok=True)
-    for name, figure in plots.items():
-        write_text(study.plots / f"{name}.svg", to_svg(figure, name))
-        (study.plots / f"{name}.png").write_bytes(to_png(figure))
+    write_plots(study, plots)
     write_text(study.report, html(facts, found, plots, rows, models, forecast))
     return text(found)
+
+
+def write_plots(directory: ReportDir, plots: Mapping[str, Figure]) -> None:
+    """Write every plot as SVG and as PNG."""
+    directory.plots.mkdir(exist_ok=True)
+    for name, figure in plots.items():
+        write_text(directory.plots / f"{name}.svg", to_svg(figure, name))
+        (directory.plots / f"{name}.png").write_bytes(to_png(figure))
 
 
 def sweeps_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from hvdtrain._version import __version__
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
-from hvdtrain.cli.show import duration, nice_path, talk
+from hvdtrain.cli.show import command_line, duration, nice_path, talk
 from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, assumed_facts, gather_facts
@@ -192,7 +191,6 @@ def _new_study(
 ) -> StudyDir:
     name = next(iter(prepared.values())).plan.name
     study = StudyDir((root / name / new_run_name()).resolve())
-    command = " ".join(["hvdtrain", *sys.argv[1:]])
-    write_study(study, name, question, machine=machine, command=command, version=__version__, **facts)
+    write_study(study, name, question, machine=machine, command=command_line(), version=__version__, **facts)
     talk(f"study {study.short_id}: {len(prepared)} runs of about {question.seconds:g} s of timed training each")
     return study

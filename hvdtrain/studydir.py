@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hvdtrain.errors import NotFoundError
 from hvdtrain.rundir import RunDir, read_json, write_text
@@ -16,10 +16,37 @@ from hvdtrain.study.sample import Sample, sample_of
 
 
 @dataclass(frozen=True)
-class StudyDir:
-    """One study's directory; attributes are the paths in it."""
+class ReportDir:
+    """A directory `<timestamp>-<short id>` that ends with a report: what studies and ladders have in common."""
 
     path: Path
+
+    @property
+    def report(self) -> Path:
+        """Everything on one page."""
+        return self.path / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """The report's plots as files."""
+        return self.path / "plots"
+
+    @property
+    def short_id(self) -> str:
+        """The last part of the directory's name."""
+        return self.path.name.rsplit("-", 1)[-1]
+
+    def table(self, suffix: str) -> Path:
+        """Return the table as `.md`, `.csv` or `.json`."""
+        return self.path / f"table.{suffix}"
+
+
+D = TypeVar("D", bound=ReportDir)
+
+
+@dataclass(frozen=True)
+class StudyDir(ReportDir):
+    """One study's directory; attributes are the paths in it."""
 
     @property
     def study(self) -> Path:
@@ -40,25 +67,6 @@ class StudyDir:
     def forecast(self) -> Path:
         """What more ranks would do."""
         return self.path / "forecast.json"
-
-    @property
-    def report(self) -> Path:
-        """Everything on one page."""
-        return self.path / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        """The report's plots as files."""
-        return self.path / "plots"
-
-    @property
-    def short_id(self) -> str:
-        """The last part of the directory's name."""
-        return self.path.name.rsplit("-", 1)[-1]
-
-    def table(self, suffix: str) -> Path:
-        """Return the table as `.md`, `.csv` or `.json`."""
-        return self.path / f"table.{suffix}"
 
     def run_of(self, name: str, point: Point) -> RunDir:
         """Return a point's run directory."""
@@ -118,9 +126,23 @@ def find_study(name: str, root: Path) -> StudyDir:
     """
     if name and (Path(name) / "study.json").is_file():
         return StudyDir(Path(name).resolve())
-    studies = list(find_studies(root))
-    for study in studies:
-        if name in ("", study.short_id, study.path.name):
-            return study
-    known = ", ".join(study.short_id for study in studies[:5]) or "none"
-    raise NotFoundError(f"no study {name!r}: give a study's directory or short id; newest under {root}: {known}")
+    return named("study", name, list(find_studies(root)), root)
+
+
+def named(kind: str, name: str, found: Sequence[D], root: Path) -> D:
+    """Return the directory that a name or a short id names; empty text names the first.
+
+    Args:
+        kind: What it is, for people.
+        name: As the user gave it.
+        found: All there are, newest first.
+        root: Where they were looked for.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    for one in found:
+        if name in ("", one.short_id, one.path.name):
+            return one
+    known = ", ".join(one.short_id for one in found[:5]) or "none"
+    raise NotFoundError(f"no {kind} {name!r}: give a {kind}'s directory or short id; newest under {root}: {known}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,3 +99,8 @@ def nice_path(path: Path) -> str:
 def run_title(run: RunDir) -> str:
     """Return a run's directory as people type it."""
     return nice_path(run.path)
+
+
+def command_line() -> str:
+    """Return the command as it can be typed again."""
+    return shlex.join(["hvdtrain", *sys.argv[1:]])
