@@ -89,10 +89,9 @@ def epochs_of(ladder: LadderDir, name: str) -> list[list[dict[str, Any]]]:
 def text(question: Question, whole: Sequence[Score], few: Sequence[Score], *, markdown: bool) -> str:
     """Return the tables, and what is to be known about them."""
     is_mnist = question.data == "mnist"
-    parts = [
-        table(HEAD, score_cells(whole, is_mnist=is_mnist), markdown=markdown),
-        table(STEP_HEAD, step_cells(steps(whole), is_mnist=is_mnist), markdown=markdown),
-    ]
+    parts = [table(HEAD, score_cells(whole, is_mnist=is_mnist), markdown=markdown)]
+    if len(whole) > 1:
+        parts.append(table(STEP_HEAD, step_cells(steps(whole), is_mnist=is_mnist), markdown=markdown))
     if few:
         parts.append(table(FEW_HEAD, few_cells(few), markdown=markdown))
     return "\n\n".join([*parts, *notes(question)])
