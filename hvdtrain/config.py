@@ -262,7 +262,11 @@ class Config(Section):
     data: DataConfig
     training: TrainingConfig
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    loss: Text = Field("sparse_categorical_crossentropy", description="Name of a Keras loss.")
+    loss: Text = Field(
+        "sparse_categorical_crossentropy",
+        description="Name of a Keras loss, or an import path of what returns one: 'my_pkg.losses:Focal'.",
+    )
+    loss_args: Args = Field(default_factory=dict, description="Keyword arguments of the loss.")
     metrics: list[Text] = Field(default_factory=lambda: ["accuracy"], description="Names of Keras metrics.")
     sync: SyncConfig = Field(default_factory=SyncConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)

@@ -59,7 +59,7 @@ def export(job: Job, *, kind: str, output: Path) -> dict[str, Any]:
 def final_model(job: Job, found: Checkpoint) -> keras.Model:
     """Return the model, not compiled, with the weights that training would have ended with at this checkpoint."""
     trained = new_model(job)
-    compile_model(trained, job.plan, job.comm)
+    compile_model(trained, job.plan, job.comm, job.folder)
     restore_final(trained, found)
     model = new_model(job)
     model.set_weights(trained.get_weights())

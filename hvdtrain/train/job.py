@@ -23,6 +23,7 @@ from hvdtrain.train.console import Console
 from hvdtrain.train.devices import split_cpu
 from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import PeerFailedError, exit_code
+from hvdtrain.train.losses import make_loss
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.user_code import Data
@@ -81,7 +82,7 @@ def prepare(job: Job) -> tuple[Data, keras.Model]:
     data = load(job)
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = build(job, data)
-        compile_model(model, plan, job.comm)
+        compile_model(model, plan, job.comm, job.folder)
     return data, model
 
 
@@ -135,7 +136,7 @@ def build(job: Job, data: Data) -> keras.Model:
     return model
 
 
-def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
+def compile_model(model: keras.Model, plan: Plan, comm: Comm, folder: Path) -> None:
     """Compile with the plan's optimizer, distributed so that each step is watched; one process averages with nobody.
 
     Under MirroredStrategy Keras's optimizer adds up the devices' gradients by itself, after the place of ours.
@@ -147,7 +148,7 @@ def compile_model(model: keras.Model, plan: Plan, comm: Comm) -> None:
         optimizer = distribute(optimizer, comm, exchange, on_nonfinite=plan.config["sync"]["on_nonfinite"])
     model.compile(
         optimizer=optimizer,
-        loss=plan.config["loss"],
+        loss=make_loss(plan.config["loss"], plan.config["loss_args"], folder),
         metrics=list(plan.config["metrics"]),
         steps_per_execution=plan.steps_per_execution,
         jit_compile=False,

@@ -21,8 +21,12 @@ def made_up(model: keras.Model, plan: Plan) -> Data:
     sparse loss, else floats of the output's shape.
 
     Raises:
-        UserCodeError: If the model does not say its shapes.
+        UserCodeError: If the model does not say its shapes, or the loss is the user's own.
     """
+    if ":" in plan.config["loss"]:
+        raise UserCodeError(
+            f"made-up data: what labels {plan.config['loss']} takes is not known; measure with the run's own data"
+        )
     random = np.random.default_rng(0)
     inputs = [_random(random, plan.num_examples, tensor) for tensor in model.inputs]
     outputs = [_labels(random, plan, tensor) for tensor in model.outputs]
