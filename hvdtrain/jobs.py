@@ -238,16 +238,16 @@ def user_script(words: Sequence[str], facts: Facts, *, num_ranks: int, launcher:
 # -- evaluating and checking, each in one worker ------------------------------------------------
 
 
-def evaluate_run(name: str, runs_root: Path) -> dict[str, Any]:
-    """Return the metrics of a run's newest checkpoint on its test data.
+def evaluate_run(name: str, runs_root: Path, *, robustness: bool = False) -> dict[str, Any]:
+    """Return the metrics of a run's newest checkpoint on its test data, or its accuracy on changed ones.
 
     Raises:
         NotFoundError: If there is no such run.
         WorkerFailedError: If the worker failed; it has said why.
     """
     run = find_run(name, runs_root)
-    result = run.path / "evaluation.json"
-    run_worker(run, "--evaluate", str(result))
+    result = run.path / ("robustness.json" if robustness else "evaluation.json")
+    run_worker(run, "--robustness" if robustness else "--evaluate", str(result))
     return read_json(result)
 
 

@@ -12,19 +12,34 @@ from hvdtrain.cli.options import json_option, runs_option
 
 
 @click.command(name="evaluate")
-@click.argument("run")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--robustness", is_flag=True, help="Accuracy on rotated, scaled, shifted and noisy test images.")
 @json_option
 @runs_option
-def command(run: str, as_json: bool, runs_root: Path) -> None:
-    """Evaluate RUN (a directory or short id) on its test data, in one process."""
-    from hvdtrain import jobs
+def command(runs: tuple[str, ...], robustness: bool, as_json: bool, runs_root: Path) -> None:
+    """Evaluate RUN (a directory or short id) on its test data, in one process.
 
+    \b
+    hvdtrain evaluate 3fa9c1
+    hvdtrain evaluate PLAIN AUGMENTED --robustness      # side by side
+    """
+    from hvdtrain import jobs
+    from hvdtrain.errors import ConfigError
+
+    if len(runs) > 1 and not robustness:
+        raise ConfigError(f"evaluate takes one run, with --robustness several; got {len(runs)}")
     try:
-        result = jobs.evaluate_run(run, runs_root)
+        results = [jobs.evaluate_run(run, runs_root, robustness=robustness) for run in runs]
     except jobs.WorkerFailedError as error:
         sys.exit(error.code)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(results if robustness else results[0]))
+    elif robustness:
+        from hvdtrain.study.robustness import columns, robustness_table
+
+        names = columns([result["name"] for result in results])
+        accuracies = [result["accuracy"] for result in results]
+        click.echo(robustness_table(dict(zip(names, accuracies, strict=True))))
     else:
-        for name, value in result["metrics"].items():
+        for name, value in results[0]["metrics"].items():
             click.echo(f"{name:<24} {value:.6f}")

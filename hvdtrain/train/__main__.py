@@ -20,6 +20,8 @@ from hvdtrain.train.failure import fail, forget_earlier_failure
 from hvdtrain.train.put_off import put_off
 from hvdtrain.train.world import World, wake_up
 
+INSTEAD = ("evaluate", "robustness", "check", "look", "preview", "export")  # what a worker can do instead of training
+
 
 def main() -> None:
     """Do this rank's part; any error ends the process with the code that says what happened."""
@@ -48,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("run_dir", type=Path)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--evaluate", type=Path, metavar="RESULT", help="evaluate the newest checkpoint into a JSON file")
+    what.add_argument("--robustness", type=Path, metavar="RESULT", help="accuracy on changed test images, into JSON")
     what.add_argument("--check", action="store_true", help="build the model and load the data, then stop")
     what.add_argument("--look", type=Path, metavar="RESULT", help="predictions, images and filters into an .npz file")
     what.add_argument("--preview", type=Path, metavar="RESULT", help="augmented images into an .npz file")
@@ -62,7 +65,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
     plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
-    trains = not (arguments.evaluate or arguments.check or arguments.export or arguments.look or arguments.preview)
+    trains = not any(getattr(arguments, name) for name in INSTEAD)
     if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
@@ -76,16 +79,32 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
         meet_in=run.path,
         cores_alone=plan.config["launch"]["cores_per_rank"],
     )
-    from hvdtrain.train import initial_weights, trainer
-    from hvdtrain.train.job import Job, prepare
+    from hvdtrain.train.job import Job
 
     folder = Path(read_json(run.origin).get("folder", "."))
     job = Job(plan=plan, run=run, folder=folder, comm=world.comm, console=console, is_batch=is_batch())
     if job.is_batch and not plan.config["measure"]:  # a measurement has no state to save
         listen(job)
     code = int(ExitCode.OK)
+    if trains:
+        describe_environment(job, world)
+        code = train_or_stop(job)
+    else:
+        work_instead(job, arguments)
+    world.comm.shutdown()
+    return code
+
+
+def work_instead(job: Any, arguments: argparse.Namespace) -> None:
+    """Do something else than training, in one process."""
     if arguments.evaluate:
-        write_text(arguments.evaluate, json.dumps(trainer.evaluate(job)) + "\n")
+        from hvdtrain.train.trainer import evaluate
+
+        write_text(arguments.evaluate, json.dumps(evaluate(job)) + "\n")
+    elif arguments.robustness:
+        from hvdtrain.train.robustness import robustness
+
+        write_text(arguments.robustness, json.dumps(robustness(job)) + "\n")
     elif arguments.look:
         from hvdtrain.train.look import look
 
@@ -99,14 +118,12 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
 
         done = export(job, kind=arguments.format, output=arguments.output)
         write_text(arguments.export, json.dumps(done) + "\n")
-    elif arguments.check:
+    else:
+        from hvdtrain.train import initial_weights
+        from hvdtrain.train.job import prepare
+
         _, model = prepare(job)
         initial_weights.load(job, model)
-    else:
-        describe_environment(job, world)
-        code = train_or_stop(job)
-    world.comm.shutdown()
-    return code
 
 
 def train_or_stop(job: Any) -> int:

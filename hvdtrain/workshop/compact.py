@@ -1,0 +1,51 @@
+"""Small convolutional networks, for recipes that are faster or better than taught: `configs/mnist_fast.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers
+
+
+def five_by_five(
+    filters: Sequence[int] = (16, 32),
+    units: int = 128,
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    num_classes: int = 10,
+    momentum: float = 0.9,
+) -> keras.Model:
+    """Return 5x5 convolutions without padding, each with a pool of 2 after it, and one hidden layer; logits come out.
+
+    The pool stands before batch normalisation and ReLU, which then see a quarter of the values: as good, and faster.
+
+    Args:
+        filters: Of each convolution.
+        units: Of the hidden layer.
+        input_shape: Of one image.
+        num_classes: Logits.
+        momentum: Of batch normalisation's moving statistics: 0.9 follows a training of few steps.
+    """
+    convolutions: list[Any] = []
+    for width in filters:
+        convolutions += [
+            layers.Conv2D(width, 5, use_bias=False),
+            layers.MaxPooling2D(2),
+            *normalised_relu(momentum),
+        ]
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            *convolutions,
+            layers.Flatten(),
+            layers.Dense(units, use_bias=False),
+            *normalised_relu(momentum),
+            layers.Dense(num_classes),
+        ]
+    )
+
+
+def normalised_relu(momentum: float) -> list[Any]:
+    """Return batch normalisation and ReLU."""
+    return [layers.BatchNormalization(momentum=momentum), layers.ReLU()]
