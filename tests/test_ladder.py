@@ -1,6 +1,7 @@
 """The workshop's ladder: its models, its statistics, and a short one for real, stopped and gone on with."""
 
 import csv
+import json
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import yaml
 
 from hvdtrain.ladderdir import find_ladder
 from hvdtrain.study.ladder_table import Outcome, few_cells, published_error, score_cells, scores, step_cells, steps
+from hvdtrain.study.robustness import CHANGED, robustness_table
 from hvdtrain.study.rungs import BY_NAME, RUNGS, Climb, Question, config_of, seeds_of
 from tests.browser import find_browser, open_page
 from tests.conftest import missing
@@ -181,9 +183,22 @@ def test_a_ladder_that_was_stopped_goes_on_to_table_pictures_and_page(tmp_path, 
         assert (pictures["worst_true"] != pictures["worst_seen"]).all()
         accuracy = 100 * pictures["right"].mean()
     assert accuracy == pytest.approx(float(rows[1]["accuracy"]), abs=1e-3), "pictures are of the model in the table"
+    check_robustness(found.run(Climb("cnn_one", 0)).path, accuracy)
     if find_browser() is None:
         missing("browser", "there is no Chromium")
     opened = open_page(found.report, "figure")
     assert opened.console == []
     assert len(opened.items) == 2 + 4 * 2
     assert all(item["paths"] > 5 or "worst" in item["id"] or "filters" in item["id"] for item in opened.items)
+
+
+def check_robustness(run, accuracy):
+    """Any run can be evaluated on changed test images: nothing changed is what is known, and more noise is worse."""
+    words = [sys.executable, "-m", "hvdtrain", "evaluate", str(run), "--robustness"]
+    found = json.loads(subprocess.run([*words, "--json"], capture_output=True, text=True, check=True).stdout)
+    robust = {name: 100 * value for name, value in found[0]["accuracy"].items()}
+    assert list(robust) == [one.name for one in CHANGED]
+    assert robust["unchanged"] == pytest.approx(accuracy)
+    assert robust["unchanged"] > robust["rotation_30"] > robust["rotation_45"]
+    assert robust["noise_01"] > robust["noise_05"]
+    assert robustness_table({"a": found[0]["accuracy"]}).count("\n") == len(CHANGED)
