@@ -69,6 +69,11 @@ class DataConfig(Section):
         description="Import path of a function that returns ((x_train, y_train), (x_test, y_test)) or tf.data datasets."
     )
     args: Args = Field(default_factory=dict, description="Keyword arguments for that function.")
+    inputs: ImportPath | None = Field(
+        None,
+        description="Import path of a function that makes the model's inputs of an array of raw rows, for hvdtrain "
+        "predict; null: rows are taken as they are.",
+    )
     num_examples: PositiveInt | None = Field(
         None, description="Training examples; built-in data sets know theirs, workers verify it."
     )

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def run_config(config_path: str | None, changes: Changes, *, resume: str | None,
 def start(run: RunDir) -> int:
     """Execute a run's script, see it through, tell the outcome, and return the exit code."""
     with open(run.launcher_log, "wb") as noise:
-        code = execute([bash(), str(run.script), str(run.path)], environ=rank_environment(_environ()), noise=noise)
+        code = execute([bash(), str(run.script), str(run.path)], environ=rank_environment(environ_now()), noise=noise)
     return outcome(run, code)
 
 
@@ -97,7 +97,8 @@ def bash() -> str:
     return found
 
 
-def _environ() -> dict[str, str]:
+def environ_now() -> dict[str, str]:
+    """Return this process's environment."""
     import os
 
     return dict(os.environ)
@@ -127,6 +128,8 @@ def success_text(run: RunDir) -> str:
             f"  in sync:     all {summary['num_ranks']} ranks hold the same bits, {summary['sync_checks']} checks, "
             f"digest {summary['digest']}"
         )
+    if summary.get("stand_in_for"):
+        lines.append(f"  NOT REAL:    {stand_in_words(summary)}")
     for name in summary.get("rank0_only_metrics", []):
         lines.append(f"  note:        metric {name} speaks of rank 0's data only")
     lines += [
@@ -136,6 +139,11 @@ def success_text(run: RunDir) -> str:
         f"               {program()} list",
     ]
     return "\n".join(lines)
+
+
+def stand_in_words(result: Mapping[str, Any]) -> str:
+    """Return what must be said of results on made-up data."""
+    return f"trained and tested on made-up data that stand in for {result['stand_in_for']}"
 
 
 def program() -> str:
@@ -205,7 +213,7 @@ def run_command(words: Sequence[str], *, num_ranks: int, launcher: str, dry_run:
     if dry_run:
         print(text, end="")
         return int(ExitCode.OK)
-    environ = rank_environment(_environ())
+    environ = rank_environment(environ_now())
     if shutil.which(words[0], path=environ["PATH"]) is None:
         raise NotFoundError(f"{words[0]}: no such program on PATH")
     with subprocess.Popen([bash(), "-n"], stdin=subprocess.PIPE, text=True) as syntax:
@@ -301,13 +309,18 @@ def run_worker(run: RunDir, *arguments: str) -> None:
     Raises:
         WorkerFailedError: If it failed; it has said why.
     """
-    for record in run.logs.glob("rank_*.error.json"):
-        record.unlink()
-    environ = rank_environment(_environ()) | {"KERAS_BACKEND": "tensorflow"}
+    forget_failures(run)
+    environ = rank_environment(environ_now()) | {"KERAS_BACKEND": "tensorflow"}
     environ.pop("HVDTRAIN_NUM_RANKS", None)
     code = execute([sys.executable, "-m", "hvdtrain.train", str(run.path), *arguments], environ=environ)
     if code:
         raise WorkerFailedError(code)
+
+
+def forget_failures(run: RunDir) -> None:
+    """Delete what earlier workers of a run left about their ends."""
+    for record in run.logs.glob("rank_*.error.json"):
+        record.unlink()
 
 
 def list_rows(runs_root: Path, runs: Sequence[RunDir]) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ from hvdtrain._version import __version__
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
 from hvdtrain.cli.show import command_line, duration, nice_path, talk
+from hvdtrain.data_files import DATA_SETS
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
-from hvdtrain.fetch import FILES, data_folder
+from hvdtrain.fetch import data_folder, find
 from hvdtrain.jobs import WorkerFailedError, bash, run_worker
 from hvdtrain.ladder_report import write_report
 from hvdtrain.ladderdir import RUN, LadderDir, outcome
@@ -49,7 +50,7 @@ def climb_ladder(question: Question, root: Path) -> int:
 
 def data_at_hand() -> str:
     """Return `mnist`, or `digits` with a word about it where MNIST is not at hand."""
-    if (data_folder(os.environ) / FILES["mnist"].file).is_file():
+    if find(DATA_SETS["mnist"], data_folder(os.environ)):
         return "mnist"
     talk(
         "MNIST is not at hand, so the ladder runs on scikit-learn's 1,797 digits; no published result compares.\n"

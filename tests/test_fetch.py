@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hvdtrain import fetch
+from hvdtrain.data_files import DATA_SETS, DataFile, DataSet
 from hvdtrain.errors import CorruptError, EnvironmentNotFitError, NotFoundError
 
 CONTENT = b"not really digits" * 4096
@@ -27,7 +28,7 @@ def server(monkeypatch):
         def do_GET(self):
             asked.append(self.path)
             time.sleep(0.5)
-            self.send_response(200 if self.path == "/mnist.npz" else 404)
+            self.send_response(200 if self.path.startswith("/mnist.npz") else 404)
             self.send_header("Content-Length", str(len(CONTENT)))
             self.end_headers()
             self.wfile.write(CONTENT)
@@ -44,8 +45,13 @@ def server(monkeypatch):
 CHILD = """
 import os, sys
 from hvdtrain import fetch
-fetch.FILES["mnist"] = fetch.DataFile("mnist.npz", sys.argv[1], "test")
-print(fetch.fetch("mnist", os.environ))
+from hvdtrain.data_files import DATA_SETS, DataFile, DataSet
+DATA_SETS["mnist"] = DataSet("test", (DataFile("mnist.npz", "http://127.0.0.1:9/mnist.npz", sys.argv[1]),))
+try:
+    print(fetch.fetch("mnist", os.environ))
+except Exception as error:
+    print(error)
+    sys.exit(3)
 """
 
 
@@ -65,10 +71,49 @@ def test_eight_ranks_ask_and_one_downloads(server, tmp_path):
     assert (tmp_path / "mnist.npz").read_bytes() == CONTENT
 
 
+def test_eight_ranks_ask_in_vain_and_one_finds_out(server, tmp_path):
+    """Else a node without a network would try once for each rank, one minute after the other."""
+    address, asked = server
+    children = [child(f"{address}/nothing", tmp_path, "0" * 64) for _ in range(8)]
+    words = set()
+    for one in children:
+        words.add(one.communicate(timeout=60)[0])
+        assert one.returncode == 3
+    assert len(words) == 1
+    assert "cannot be reached" in words.pop()
+    assert len(asked) < 8, "children that start late may ask for themselves"
+
+
+def test_a_data_set_of_several_files_goes_where_keras_looks(server, tmp_path, monkeypatch):
+    address, asked = server
+    files = tuple(
+        DataFile(f"clothes/mnist.npz{part}", f"http://127.0.0.1:9/mnist.npz{part}", hashlib.md5(CONTENT).hexdigest())
+        for part in "ab"
+    )
+    monkeypatch.setitem(DATA_SETS, "mnist", DataSet("test", files))
+    environ = {"HVDTRAIN_DATA": str(tmp_path), "HVDTRAIN_DATA_MIRROR": address}
+    for _ in range(2):
+        assert fetch.fetch(NAME, environ) == tmp_path / "clothes"
+    assert asked == ["/mnist.npza", "/mnist.npzb"]
+    assert (tmp_path / "clothes" / "mnist.npzb").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("copy", ["cifar-10-python.tar.gz", "cifar-10-batches-py/test_batch"])
+def test_a_sites_own_copy_in_another_form_is_found(tmp_path, copy):
+    (tmp_path / copy).parent.mkdir(exist_ok=True)
+    (tmp_path / copy).write_bytes(b"")
+    assert fetch.fetch("cifar10", {"HVDTRAIN_DATA": str(tmp_path)}) == tmp_path / copy.split("/")[0]
+
+
+def test_what_needs_an_account_says_where(tmp_path):
+    with pytest.raises(EnvironmentNotFitError, match=r"train\.csv is not there.*log in at https://www\.kaggle\.com"):
+        fetch.fetch("digit_recognizer", {"HVDTRAIN_DATA": str(tmp_path)})
+
+
 def test_a_wrong_file_is_not_kept(server, tmp_path):
     address, _ = server
     environ = {"HVDTRAIN_DATA": str(tmp_path), "HVDTRAIN_DATA_MIRROR": address}
-    with pytest.raises(CorruptError, match="SHA-256"):
+    with pytest.raises(CorruptError, match="sha256 checksum"):
         fetch.fetch(NAME, environ)
     assert [path.name for path in tmp_path.iterdir()] == [".mnist.npz.lock"]
 
@@ -110,6 +155,13 @@ def test_checksums_are_kerass_own():
     spec = importlib.util.find_spec("keras")
     assert spec is not None
     assert spec.origin is not None
-    for name, known in fetch.FILES.items():
-        source = Path(spec.origin).parent / "src" / "datasets" / f"{name}.py"
-        assert known.sha256 in source.read_text()
+    for name, known in DATA_SETS.items():
+        if known.log_in:
+            continue
+        source = (Path(spec.origin).parent / "src" / "datasets" / f"{name}.py").read_text()
+        for file in known.files:
+            assert Path(file.address).name in source
+            assert file.checksum in source or name == "fashion_mnist", "Keras checks nothing of Fashion-MNIST"
+            *folders, last = file.file.split("/")
+            assert all(f'"{part}"' in source for part in folders)
+            assert f'"{last.removesuffix("_archive")}"' in source

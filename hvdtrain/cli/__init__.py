@@ -39,6 +39,7 @@ VERBS = {
     "ladder": ("ladder", "Train the workshop's seven models and compare them with what was published."),
     "augment": ("augment", "Draw what a configuration's augmentation makes of its images."),
     "evaluate": ("evaluate", "Evaluate a run's newest checkpoint on its test data."),
+    "predict": ("predict", "Predict with a run's newest checkpoint; write a submission file."),
     "export": ("export", "Write a run's newest checkpoint for plain Keras or TensorFlow."),
     "diff": ("diff", "Tell what differed between two runs."),
     "doctor": ("doctor", "Tell whether this environment can train, and what to do if not."),

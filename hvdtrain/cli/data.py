@@ -14,14 +14,16 @@ def command() -> None:
 
 @command.command(name="list")
 def list_data() -> None:
-    """List the data sets that can be fetched, and whether they are there."""
+    """List the data sets that can be fetched, or put in their place by hand, and whether they are there."""
     from hvdtrain.cli.show import nice_path
-    from hvdtrain.fetch import FILES, data_folder
+    from hvdtrain.data_files import DATA_SETS
+    from hvdtrain.fetch import data_folder, find, place_of
 
     folder = data_folder(os.environ)
-    for name, known in FILES.items():
-        state = "there" if (folder / known.file).is_file() else "not there"
-        click.echo(f"{name:<16} {state:<10} {known.text}   ({nice_path(folder / known.file)})")
+    for name, known in DATA_SETS.items():
+        found = find(known, folder)
+        state = "there" if found else "by hand" if known.log_in else "not there"
+        click.echo(f"{name:<19} {state:<10} {known.text}   ({nice_path(found or place_of(known, folder))})")
 
 
 @command.command(name="fetch")

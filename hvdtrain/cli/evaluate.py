@@ -24,6 +24,7 @@ def command(runs: tuple[str, ...], robustness: bool, as_json: bool, runs_root: P
     hvdtrain evaluate PLAIN AUGMENTED --robustness      # side by side
     """
     from hvdtrain import jobs
+    from hvdtrain.cli.show import talk
     from hvdtrain.errors import ConfigError
 
     if len(runs) > 1 and not robustness:
@@ -41,5 +42,7 @@ def command(runs: tuple[str, ...], robustness: bool, as_json: bool, runs_root: P
         accuracies = [result["accuracy"] for result in results]
         click.echo(robustness_table(dict(zip(names, accuracies, strict=True))))
     else:
+        if results[0]["stand_in_for"]:
+            talk(f"NOT REAL: {jobs.stand_in_words(results[0])}")
         for name, value in results[0]["metrics"].items():
             click.echo(f"{name:<24} {value:.6f}")

@@ -20,7 +20,8 @@ from hvdtrain.train.failure import fail, forget_earlier_failure
 from hvdtrain.train.put_off import put_off
 from hvdtrain.train.world import World, wake_up
 
-INSTEAD = ("evaluate", "robustness", "check", "look", "preview", "export")  # what a worker can do instead of training
+# What workers can do instead of training.
+INSTEAD = ("evaluate", "robustness", "check", "look", "preview", "export", "predict")
 
 
 def main() -> None:
@@ -55,6 +56,10 @@ def parse() -> argparse.Namespace:
     what.add_argument("--look", type=Path, metavar="RESULT", help="predictions, images and filters into an .npz file")
     what.add_argument("--preview", type=Path, metavar="RESULT", help="augmented images into an .npz file")
     what.add_argument("--export", type=Path, metavar="RESULT", help="export the newest checkpoint, and say how in JSON")
+    what.add_argument("--predict", type=Path, metavar="RESULT", help="predict for --input, and say how in JSON")
+    parser.add_argument("--input", type=Path, help="inputs to predict for")
+    parser.add_argument("--header", default="ImageId,Label", help="first line of predictions in a CSV file")
+    parser.add_argument("--ranks", type=int, default=1, help="ranks that predict together")
     parser.add_argument("--format", choices=("keras", "savedmodel", "weights", "html"), help="form of the export")
     parser.add_argument("--output", type=Path, help="where the export goes; what is there is replaced")
     return parser.parse_args()
@@ -74,7 +79,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"  # Horovod looks for it when it wakes up
     world = wake_up(
         os.environ,
-        num_ranks=plan.num_ranks if trains else 1,
+        num_ranks=plan.num_ranks if trains else arguments.ranks,
         is_deterministic=plan.config["training"]["deterministic"],
         meet_in=run.path,
         cores_alone=plan.config["launch"]["cores_per_rank"],
@@ -96,7 +101,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
 
 
 def work_instead(job: Any, arguments: argparse.Namespace) -> None:
-    """Do something else than training, in one process."""
+    """Do something else than training."""
     if arguments.evaluate:
         from hvdtrain.train.trainer import evaluate
 
@@ -118,6 +123,12 @@ def work_instead(job: Any, arguments: argparse.Namespace) -> None:
 
         done = export(job, kind=arguments.format, output=arguments.output)
         write_text(arguments.export, json.dumps(done) + "\n")
+    elif arguments.predict:
+        from hvdtrain.train.predict import predict
+
+        done = predict(job, arguments.input, arguments.output, arguments.header)
+        if job.comm.rank == 0:
+            write_text(arguments.predict, json.dumps(done) + "\n")
     else:
         from hvdtrain.train import initial_weights
         from hvdtrain.train.job import prepare

@@ -122,9 +122,15 @@ def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
 
 
 def load(job: Job) -> Data:
-    """Return the user's data, verified against the plan."""
+    """Return the user's data, verified against the plan; say it if they are made up in place of others."""
     config = job.plan.config["data"]
-    return user_code.load_data(config["source"], job.folder, config["args"], num_examples=job.plan.num_examples)
+    data = user_code.load_data(config["source"], job.folder, config["args"], num_examples=job.plan.num_examples)
+    if data.stands_in_for:
+        job.console.say(
+            f"WARNING: NOT REAL DATA. Made-up ones of the same form stand in for {data.stands_in_for}: results show "
+            f"that everything works, and nothing else. Why: {data.why}"
+        )
+    return data
 
 
 def build(job: Job, data: Data) -> keras.Model:

@@ -10,6 +10,7 @@ import numpy as np
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.job import Job, prepare
+from hvdtrain.train.stand_in import require_same_kind
 from hvdtrain.train.state import restore_final
 from hvdtrain.train.trainer import newest_checkpoint
 
@@ -32,6 +33,7 @@ def look(job: Job, output: Path) -> None:
         raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to look at")
     if not isinstance(data.test, tuple) or not isinstance(data.test[0], np.ndarray) or np.ndim(data.test[1]) != 1:
         raise UserCodeError("pictures need test data that are an array of images and an array of their classes")
+    require_same_kind(job, data, found)
     restore_final(model, found)
     images, labels = data.test[0], np.asarray(data.test[1])
     probabilities = model.predict(images, batch_size=512, verbose=0)

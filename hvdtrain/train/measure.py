@@ -26,6 +26,7 @@ from hvdtrain.train.data import EpochBatches
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.made_up import made_up
 from hvdtrain.train.probes import make_probes
+from hvdtrain.train.stand_in import settle
 from hvdtrain.train.trainer import training_batches, training_order
 
 ENDLESS = 1_000_000
@@ -43,6 +44,7 @@ def measure(job: Job) -> dict[str, Any]:
     plan = job.plan
     settings = plan.config["measure"]
     data, model = agreed(job.comm, lambda: prepare(job))
+    settle(job, data)
     if settings["data"] == "synthetic":
         data = agreed(job.comm, lambda: made_up(model, plan))
     order = training_order(job)

@@ -12,6 +12,7 @@ from hvdtrain.errors import UserCodeError
 from hvdtrain.study.robustness import CHANGED
 from hvdtrain.train.augment import with_changes
 from hvdtrain.train.job import Job, prepare
+from hvdtrain.train.stand_in import require_same_kind
 from hvdtrain.train.state import restore_final
 from hvdtrain.train.trainer import newest_checkpoint
 from hvdtrain.workshop.augmentation import keys_of
@@ -32,6 +33,7 @@ def robustness(job: Job) -> dict[str, Any]:
         raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to evaluate")
     if not isinstance(data.test, tuple) or not isinstance(data.test[0], np.ndarray) or np.ndim(data.test[1]) != 1:
         raise UserCodeError("robustness needs test data that are an array of images and an array of their classes")
+    require_same_kind(job, data, found)
     restore_final(model, found)
     images, labels = data.test[0], np.asarray(data.test[1])
     accuracies = {one.name: _accuracy(model, images, labels, dict(one.settings)) for one in CHANGED}

@@ -36,6 +36,7 @@ from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.order import Order
+from hvdtrain.train.stand_in import require_same_kind, settle
 from hvdtrain.train.state import restore, restore_final
 from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.user_code import Data
@@ -50,12 +51,14 @@ def train(job: Job) -> dict[str, Any]:
     began = time.time()
     plan = job.plan
     data, model = agreed(job.comm, lambda: prepare(job))
+    settle(job, data)
     hint = small_batch_hint(model, plan.batch_size_per_replica)
     if hint and plan.num_replicas > 1:
         job.console.say(f"warning: {hint}")
     found, complaints = newest_checkpoint(job)
     for complaint in complaints:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
+    require_same_kind(job, data, found)
     epochs_done, steps_done = position(found)
     if found is None:
         agreed(job.comm, lambda: initial_weights.load(job, model))
@@ -75,11 +78,12 @@ def train(job: Job) -> dict[str, Any]:
     batches = training_batches(job, data, order)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write, steps_done=steps_done, progress=job.show_progress)
-    fit(job, model, order, batches, test_part(job, data), found, proof, record)
+    fit(job, model, order, batches, data, found, proof, record)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
     job.comm.gather_json("done", name="barrier")  # nobody leaves while rank 0 still writes
     summary = summarise(job, model, record, proof, seconds=time.time() - began)
+    summary["stand_in_for"] = data.stands_in_for
     if job.comm.rank == 0:
         write_text(job.run.summary, json.dumps(summary, indent=1) + "\n")
         job.write("end", **{key: summary[key] for key in ("epochs", "step", "digest", "seconds")})
@@ -133,13 +137,14 @@ def fit(
     model: keras.Model,
     order: Order,
     batches: Any,
-    test: EvaluationPart | None,
+    data: Data,
     found: checkpoint.Checkpoint | None,
     proof: SyncProof,
     record: Record,
 ) -> None:
     """Run Keras's own fit with the callbacks that keep ranks together."""
     plan = job.plan
+    test = test_part(job, data)
     epochs_done, steps_done = position(found)
     lead = LeadTime(plan.config["slurm"]["stop_lead_s"], job.console.say)
 
@@ -159,7 +164,11 @@ def fit(
         every_steps=plan.config["checkpoint"]["every_steps"],
         prove=prove,
         keep=plan.config["checkpoint"]["keep"],
-        state={"plan_digest": plan.digest(), "global_batch_size": plan.global_batch_size},
+        state={
+            "plan_digest": plan.digest(),
+            "global_batch_size": plan.global_batch_size,
+            "stand_in": data.stands_in_for is not None,
+        },
         found=found,
         on_saved=saved,
     )
@@ -281,10 +290,11 @@ def evaluate(job: Job) -> dict[str, Any]:
         job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
     if found is None:
         raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to evaluate")
+    require_same_kind(job, data, found)
     restore_final(model, found)
     test = test_part(job, data)
     if test is None:
         raise UserCodeError(f"{job.plan.config['data']['source']} returns no test data to evaluate on")
     model.evaluate(test.batches, verbose=0)
     results = global_results(model, job.comm, counts=test.counts)
-    return {"run": str(job.run.path), "step": found.step, "metrics": results}
+    return {"run": str(job.run.path), "step": found.step, "metrics": results, "stand_in_for": data.stands_in_for}

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hvdtrain.train import compat
 from hvdtrain.train.data import count
 from hvdtrain.train.deal import tuples
 from hvdtrain.train.stored import Mapped, StoredArray, gatherer
+from hvdtrain.workshop.stand_in import StandIn
 
 LOOKED_AT = 32  # examples of data that are made while training
 
@@ -36,10 +37,14 @@ class Data:
         train: (x, y) or (x, y, sample weights), with tuples and dicts of arrays in place of one, stored or not; or an
             unbatched `tf.data.Dataset` of such.
         test: The same for evaluation, or None.
+        stands_in_for: The data set that is not at hand, if these are made up in its place.
+        why: Why it is not.
     """
 
     train: Any
     test: Any
+    stands_in_for: str | None = None
+    why: str = ""
 
     @property
     def is_indexable(self) -> bool:
@@ -101,7 +106,9 @@ def load_data(source: str, folder: Path, args: dict[str, Any], *, num_examples: 
             f"{source} must return ((x_train, y_train), (x_test, y_test)), or (train, test) as unbatched tf.data "
             f"datasets; got {_describe(result)}"
         )
-    data = Data(*result)
+    data = Data(result[0], result[1])
+    if isinstance(result, StandIn):
+        data = replace(data, stands_in_for=result.name, why=result.why)
     found = _num_found(data.train, source)
     if found >= 0 and found != num_examples:
         raise UserCodeError(
@@ -140,6 +147,16 @@ def check_arrays(data: Data, model: keras.Model, loss: str, source: str) -> None
         _check_all_finite(weights, f"{source}: sample weights of {name}", "output")
         if output_shape is not None and not tf.nest.is_nested(y):
             _check_labels(np.asarray(y), output_shape, loss, f"{source}: y_{name}")
+
+
+def require_fit(model: keras.Model, x: Any, name: str) -> None:
+    """Raise if inputs are not what the model takes.
+
+    Raises:
+        UserCodeError: Naming the shapes, or the first bad row.
+    """
+    _check_all_finite(x, name, "input")
+    _output_shape(model, x, name)
 
 
 def first_examples(data: Mapped, name: str) -> tuple[Any, ...]:

@@ -1,17 +1,19 @@
-"""The workshop's data sets. Each function returns ((x_train, y_train), (x_test, y_test)) as NumPy arrays."""
+"""Data sets of images in grey: handwritten digits, clothing, and made-up ones."""
 
 from __future__ import annotations
 
+import gzip
 import os
+from pathlib import Path
 
 import numpy as np
 
 from hvdtrain.errors import HvdtrainError, UserCodeError
 from hvdtrain.fetch import fetch
-from hvdtrain.known_data import DIGITS_TEST_EXAMPLES, SYNTHETIC_EXAMPLES
-
-Examples = tuple[np.ndarray, np.ndarray]
-Split = tuple[Examples, Examples]
+from hvdtrain.known_data import CLOTHES_TEST, CLOTHES_TRAIN, DIGITS_TEST_EXAMPLES, SYNTHETIC_EXAMPLES
+from hvdtrain.workshop import made_up
+from hvdtrain.workshop.data.few import few, few_of
+from hvdtrain.workshop.stand_in import ALLOWED, Examples, Split, read_explained, real_or_stand_in
 
 
 def digits(examples_per_class: int | None = None, subset_seed: int = 0) -> Split:
@@ -30,7 +32,7 @@ def digits(examples_per_class: int | None = None, subset_seed: int = 0) -> Split
     y = found.target.astype(np.int64)
     order = np.random.default_rng(0).permutation(len(x))
     test, train = order[:DIGITS_TEST_EXAMPLES], order[DIGITS_TEST_EXAMPLES:]
-    return _few((x[train], y[train]), examples_per_class, subset_seed), (x[test], y[test])
+    return few((x[train], y[train]), examples_per_class, subset_seed), (x[test], y[test])
 
 
 def mnist(channels: bool = True, examples_per_class: int | None = None, subset_seed: int = 0) -> Split:
@@ -47,36 +49,45 @@ def mnist(channels: bool = True, examples_per_class: int | None = None, subset_s
         place = fetch("mnist", os.environ)
     except HvdtrainError as error:
         raise UserCodeError(f"MNIST is not at hand: {error}") from error
-    try:
-        with np.load(place, allow_pickle=False) as found:
-            x_train, y_train, x_test, y_test = (found[key] for key in ("x_train", "y_train", "x_test", "y_test"))
-    except Exception as error:
-        raise UserCodeError(
-            f"{place} is not MNIST in Keras's layout ({str(error).splitlines()[0]}); remove it, then: hvdtrain data "
-            "fetch mnist"
-        ) from error
+    (x_train, y_train), (x_test, y_test) = read_explained("mnist", place, _read_mnist)
     x_train, x_test = (x.astype(np.float32) / 255.0 for x in (x_train, x_test))
     if channels:
         x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
-    train = _few((x_train, y_train.astype(np.int64)), examples_per_class, subset_seed)
+    train = few((x_train, y_train.astype(np.int64)), examples_per_class, subset_seed)
     return train, (x_test, y_test.astype(np.int64))
 
 
-def _few(data: Examples, examples_per_class: int | None, seed: int) -> Examples:
-    """Return so many examples of each class, drawn with a seed.
+def _read_mnist(place: Path) -> Split:
+    with np.load(place, allow_pickle=False) as arrays:
+        return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
 
-    Raises:
-        UserCodeError: If a class has fewer.
+
+def fashion_mnist(examples_per_class: int | None = None, subset_seed: int = 0, stand_in: str = ALLOWED) -> Split:
+    """Return Fashion-MNIST, 60,000 and 10,000 images of 28 x 28 x 1 of ten kinds of clothes, values 0 to 1.
+
+    Args:
+        examples_per_class: How many of each kind to train on; None: all 6,000.
+        subset_seed: Which ones.
+        stand_in: Whether made-up images may take its place: `allowed` where it is not at hand, `never`, `always`.
     """
-    if examples_per_class is None:
-        return data
-    x, y = data
-    smallest = int(np.bincount(y).min())
-    if not 1 <= examples_per_class <= smallest:
-        raise UserCodeError(f"examples_per_class must be 1 to {smallest}; got {examples_per_class}")
-    order = np.random.default_rng(seed).permutation(len(y))
-    chosen = np.concatenate([order[y[order] == label][:examples_per_class] for label in np.unique(y)])
-    return x[chosen], y[chosen]
+    train, test = CLOTHES_TRAIN, CLOTHES_TEST
+    split = real_or_stand_in(
+        "fashion_mnist", _read_clothes, lambda: made_up.pictures(train, test, (28, 28, 1), 10), stand_in
+    )
+    return few_of(split, examples_per_class, subset_seed)
+
+
+def _read_clothes(folder: Path) -> Split:
+    return (_read_idx(folder, "train"), _read_idx(folder, "t10k"))
+
+
+def _read_idx(folder: Path, part: str) -> Examples:
+    """Return images and labels of MNIST's own format: a header of 16 or 8 bytes, then a byte for each value."""
+    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
+        x = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
+        y = np.frombuffer(file.read(), np.uint8, offset=8)
+    return x.astype(np.float32) / 255.0, y.astype(np.int64)
 
 
 def synthetic(
