@@ -63,7 +63,7 @@ def read_inputs(job: Job, model: keras.Model, source: Path) -> Any:
         UserCodeError: If the file cannot be read, or does not fit the model.
     """
     arrays = read_arrays(source)
-    make = job.plan.config["data"]["inputs"]
+    make = job.plan.config["data"].get("inputs")  # not in plans of earlier versions
     if make is not None:
         arrays = made_inputs(user_code.import_function(make, job.folder), arrays, source)
     elif source.suffix == ".csv":
