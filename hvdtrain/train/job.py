@@ -122,9 +122,20 @@ def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
 
 
 def load(job: Job) -> Data:
-    """Return the user's data, verified against the plan."""
+    """Return the user's data, verified against the plan.
+
+    Raises:
+        UserCodeError: If they are not what the configuration says, or cannot be split as it asks for.
+    """
     config = job.plan.config["data"]
-    return user_code.load_data(config["source"], job.folder, config["args"], num_examples=job.plan.num_examples)
+    in_all = job.plan.num_examples + job.plan.num_validation
+    data = user_code.load_data(config["source"], job.folder, config["args"], num_examples=in_all)
+    if job.plan.num_validation and not data.is_indexable:
+        raise UserCodeError(
+            f"data.validation_split is for arrays, and {config['source']} returns a tf.data.Dataset: split it there, "
+            "return (train, validation), and set data.validation_split: 0"
+        )
+    return data
 
 
 def build(job: Job, data: Data) -> keras.Model:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from hvdtrain import metrics as records
 from hvdtrain.errors import StoppedError, UserCodeError
@@ -28,14 +29,14 @@ from hvdtrain.train.callbacks import (
 )
 from hvdtrain.train.callbacks.curves import Curves
 from hvdtrain.train.callbacks.global_metrics import local_only
-from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, stop_file, time_is_over
+from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, StopAfterEpoch, after_epochs, stop_file, time_is_over
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.callbacks.timeline import Timeline
-from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
+from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, validation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, agreed, prepare
-from hvdtrain.train.order import Order
+from hvdtrain.train.order import Order, hold_out
 from hvdtrain.train.state import restore, restore_final
 from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.user_code import Data
@@ -64,6 +65,9 @@ def train(job: Job) -> dict[str, Any]:
         job.console.say(f"resuming after epoch {epochs_done}{within} (step {found.step})")
     if job.comm.rank == 0:
         job.run.exit.unlink(missing_ok=True)
+    stop_after = plan.config["training"]["stop_after_epochs"]
+    if stop_after is not None and stop_after <= epochs_done < plan.epochs:
+        raise StoppedError(after_epochs(stop_after))
     job.write(
         "start",
         num_ranks=plan.num_ranks,
@@ -75,7 +79,7 @@ def train(job: Job) -> dict[str, Any]:
     batches = training_batches(job, data, order)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write, steps_done=steps_done, progress=job.show_progress)
-    fit(job, model, order, batches, test_part(job, data), found, proof, record)
+    fit(job, model, order, batches, held_out_part(job, data), found, proof, record)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
     job.comm.gather_json("done", name="barrier")  # nobody leaves while rank 0 still writes
@@ -99,7 +103,13 @@ def training_order(job: Job) -> Order:
         rank=comm.rank,
         size=comm.size,
         divide=divide,
+        chosen=_split(job)[0] if plan.num_validation else None,
     )
+
+
+def _split(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    plan, seed = job.plan, job.plan.config["data"]["validation_seed"]
+    return hold_out(plan.num_examples + plan.num_validation, plan.num_validation, seed)
 
 
 def training_batches(job: Job, data: Data, order: Order) -> Any:
@@ -117,6 +127,16 @@ def training_batches(job: Job, data: Data, order: Order) -> Any:
         num_examples=order.num_examples,
         rank=rank,
         size=size,
+    )
+
+
+def held_out_part(job: Job, data: Data) -> EvaluationPart | None:
+    """Return this rank's part of what each epoch is evaluated on: the validation examples, or else the test data."""
+    if not job.plan.num_validation:
+        return test_part(job, data)
+    batch_size = job.plan.batch_size_per_replica * job.plan.num_devices
+    return validation_part(
+        data.train, _split(job)[1], batch_size=batch_size, rank=job.comm.rank, size=job.comm.size
     )
 
 
@@ -185,6 +205,7 @@ def fit(
                 AgreeStop(job.comm),
                 *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
                 saver,
+                *stops(job, saver),
                 *([lead] if job.is_batch and plan.config["slurm"]["stop_lead_s"] else []),
                 *interrupts(job, saver, steps_done=steps_done),
             ],
@@ -208,6 +229,12 @@ def timelines(job: Job, model: keras.Model) -> list[Timeline]:
     steps = {"first": wanted["first_step"], "last": wanted["last_step"]}
     per_execution = model.steps_per_execution
     return [Timeline(job.comm, job.run.timeline, **steps, steps_per_execution=per_execution, say=job.console.say)]
+
+
+def stops(job: Job, saver: Saver) -> list[StopAfterEpoch]:
+    """Return what ends this start of the run after some epochs."""
+    num_epochs = job.plan.config["training"]["stop_after_epochs"]
+    return [] if num_epochs is None else [StopAfterEpoch(num_epochs, save=saver.save)]
 
 
 def interrupts(job: Job, saver: Saver, *, steps_done: int) -> list[Interrupt]:
@@ -261,6 +288,7 @@ def summarise(job: Job, model: keras.Model, record: Record, proof: SyncProof, *,
         "parameters": model.count_params(),
         "digest": proof.digest,
         "sync_checks": proof.num_checks,
+        "num_validation": job.plan.num_validation,
         "rank0_only_metrics": local_only(model) if job.comm.size > 1 else [],
         "metrics": record.last_logs,
         "first_step_time": record.first_step_time,

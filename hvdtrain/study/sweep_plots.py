@@ -1,0 +1,178 @@
+"""A sweep's plots: parallel coordinates, the metric against each parameter, and against the epoch. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hvdtrain.study.plots import GREY, new_figure
+from hvdtrain.study.sweep_space import short_names, value_text
+from hvdtrain.study.sweep_table import DROPPED, FAILED, Outcome, Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = "viridis"
+LINE_ID = "trial-{}"  # of each trial's line: the page's script highlights it
+LABELLED = 8  # values that are written beside an axis
+
+
+def sweep_plots(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, Figure]:
+    """Return the plots by name; none if nothing can be drawn yet."""
+    there = [one for one in outcomes if one.score is not None and one.state != FAILED]
+    if not there:
+        return {}
+    return {
+        "parallel": parallel(sweep, there),
+        "parameters": against_parameters(sweep, there),
+        "epochs": against_epochs(sweep, there),
+    }
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the parallel axes.
+
+    Args:
+        title: Its name.
+        place: Value -> height, 0 to 1.
+        ticks: Heights and what is written there.
+    """
+
+    title: str
+    place: Callable[[Any], float]
+    ticks: Sequence[tuple[float, str]]
+
+
+def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
+    """Return a line for each trial through its parameters to its score; the colour is the score."""
+    figure, axes = new_figure()
+    axes.grid(visible=False)
+    axes.set_axis_off()
+    names = short_names(sweep.keys)
+    columns = [axis_of(names[key], [one.trial.values[key] for one in there]) for key in sweep.keys]
+    columns.append(axis_of(sweep.metric, [one.score for one in there], is_score=True))
+    figure.set_size_inches(max(6.4, 1.9 * len(columns)), 4.2)
+    colour = colours(sweep, there)
+    for one in sorted(there, key=lambda one: _goodness(sweep, one)):
+        values = [*(one.trial.values[key] for key in sweep.keys), one.score]
+        heights = [axis.place(value) for axis, value in zip(columns, values, strict=True)]
+        xs, ys = _smooth(heights)
+        faint = 0.35 if one.state == DROPPED else 0.9
+        axes.plot(xs, ys, color=colour(one), alpha=faint, linewidth=1.8, gid=LINE_ID.format(one.trial.number))
+    for x, axis in enumerate(columns):
+        axes.plot([x, x], [0, 1], color="#333333", linewidth=1, zorder=3)
+        axes.text(x, 1.08, _plain(axis.title), ha="center", va="bottom", fontweight="bold")
+        for height, label in axis.ticks:
+            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            axes.text(x + 0.03, height, _plain(label), va="center", fontsize=9, bbox=box, zorder=4)
+    axes.set(xlim=(-0.15, len(columns) - 0.6), ylim=(-0.05, 1.2))
+    return figure
+
+
+def axis_of(title: str, values: Sequence[Any], *, is_score: bool = False) -> Axis:
+    """Return an axis for values: numbers by their size, or its logarithm if they span much; others side by side.
+
+    >>> axis_of("units", [16, 64, 256]).place(64)
+    0.5
+    >>> axis_of("name", ["sgd", "adam"]).ticks
+    [(0.0, 'sgd'), (1.0, 'adam')]
+    """
+    different = list({json.dumps(value, sort_keys=True): value for value in values}.values())
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in different):
+        low, high = min(different), max(different)
+        scale: Callable[[float], float] = math.log if low > 0 and high / low >= 8 and not is_score else float
+        span = scale(high) - scale(low)
+
+        def place(value: float) -> float:
+            return (scale(value) - scale(low)) / span if span else 0.5
+
+        some = sorted(different)
+        if is_score or len(some) > LABELLED:
+            some = _even(some, place)
+        return Axis(title, place, [(place(value), f"{value:.4f}" if is_score else value_text(value)) for value in some])
+    texts = [value_text(value) for value in different]
+    heights = {text: at / (len(texts) - 1) if len(texts) > 1 else 0.5 for at, text in enumerate(texts)}
+    shown = [(height, text if len(text) <= 24 else text[:22] + "...") for text, height in heights.items()]
+    return Axis(title, lambda value: heights[value_text(value)], shown)
+
+
+def _even(rising: Sequence[float], place: Callable[[float], float]) -> list[float]:
+    """Return some of the values, from the lowest to the highest, whose labels do not overlap."""
+    chosen = [rising[0]]
+    for value in rising[1:-1]:
+        if place(value) - place(chosen[-1]) > 0.14 and place(rising[-1]) - place(value) > 0.14:
+            chosen.append(value)
+    return [*chosen, rising[-1]] if len(rising) > 1 else chosen
+
+
+def _smooth(heights: Sequence[float], count: int = 20) -> tuple[list[float], list[float]]:
+    """Return a curve through the axes at 0, 1, 2 ..., level at each, so that lines can be followed through one."""
+    xs, ys = [], []
+    for at, (here, there) in enumerate(itertools.pairwise(heights)):
+        for step in range(count):
+            share = step / count
+            xs.append(at + share)
+            ys.append(here + (there - here) * (3 - 2 * share) * share**2)
+    return [*xs, len(heights) - 1.0], [*ys, heights[-1]]
+
+
+def against_parameters(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
+    """Return the score against each parameter, a dot for each trial."""
+    from matplotlib.figure import Figure
+
+    names, colour = short_names(sweep.keys), colours(sweep, there)
+    columns = min(3, len(sweep.keys))
+    lines = -(-len(sweep.keys) // columns)
+    figure = Figure(figsize=(max(6.4, 3.0 * columns), 3.1 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    for panel, key in zip(panels, sweep.keys, strict=False):
+        axis = axis_of(names[key], [one.trial.values[key] for one in there])
+        for one in there:
+            panel.plot(axis.place(one.trial.values[key]), one.score, "o", color=colour(one), alpha=0.8)
+        panel.set_xticks([height for height, _ in axis.ticks], [_plain(label) for _, label in axis.ticks])
+        panel.tick_params(axis="x", rotation=0 if sum(len(label) for _, label in axis.ticks) < 28 else 40)
+        panel.set(xlabel=_plain(axis.title), xlim=(-0.1, 1.1))
+        panel.grid(visible=True, alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in list(panels):
+        panel.set_axis_off()
+    figure.supylabel(_plain(sweep.metric))
+    return figure
+
+
+def against_epochs(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
+    """Return the metric against the epoch, a line for each trial; those that were left behind end early."""
+    figure, axes = new_figure()
+    colour = colours(sweep, there)
+    for one in sorted(there, key=lambda one: _goodness(sweep, one)):
+        epochs = sorted(one.scores)
+        axes.plot(epochs, [one.scores[epoch] for epoch in epochs], color=colour(one), alpha=0.85, marker="."
+                  if len(epochs) < 12 else None)  # fmt: skip
+    for stage in sweep.stages[:-1]:
+        axes.axvline(stage.epochs, color=GREY, linestyle=":", linewidth=1)
+    axes.set(xlabel="epoch", ylabel=_plain(sweep.metric), title="Every trial, the best in yellow")
+    return figure
+
+
+def colours(sweep: Sweep, there: Sequence[Outcome]) -> Callable[[Outcome], Any]:
+    """Return each trial's colour by its place: scores crowd together near the best."""
+    from matplotlib import colormaps
+
+    order = sorted(there, key=lambda one: _goodness(sweep, one))
+    places = {one.trial.number: place / max(1, len(order) - 1) for place, one in enumerate(order)}
+    return lambda one: colormaps[COLOURS](0.95 * places[one.trial.number])
+
+
+def _goodness(sweep: Sweep, one: Outcome) -> tuple[int, float]:
+    score = one.score or 0.0
+    return one.epochs, score if sweep.is_max else -score
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
