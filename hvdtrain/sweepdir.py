@@ -84,7 +84,8 @@ def outcomes(directory: SweepDir, sweep: Sweep, active: frozenset[int] = frozens
         active: Numbers of the trials that run, or wait in a queue.
     """
     found = [
-        outcome(directory.run(sweep, trial), trial, sweep.metric, trial.number in active) for trial in sweep.trials
+        outcome(directory.run(sweep, trial), trial, sweep.metric, is_active=trial.number in active)
+        for trial in sweep.trials
     ]
     return with_dropped(sweep, found)
 
