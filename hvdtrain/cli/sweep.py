@@ -47,9 +47,9 @@ def command(
     hvdtrain sweep configs/sweeps/workshop.yaml --site mycluster --parallel 8
     hvdtrain sweep --resume
     """
-    from hvdtrain import sweep, sweep_jobs
-    from hvdtrain.sweep_file import load_sweep
-    from hvdtrain.sweepdir import find_sweep
+    from hvdtrain.sweeps import jobs, local
+    from hvdtrain.sweeps.file import load_sweep
+    from hvdtrain.sweeps.sweepdir import find_sweep
 
     if sum(one is not None for one in (file, resume, collect)) != 1:
         raise ConfigError("give one of: a sweep file, --resume [SWEEP], --collect [SWEEP]; see hvdtrain sweep --help")
@@ -58,17 +58,17 @@ def command(
             raise ConfigError("a sweep goes on as it began: --resume and --collect take --parallel, --wait and --json")
         found = find_sweep(resume or collect or "", root)
         if collect is not None:
-            sys.exit(sweep_jobs.collect(found, wait=wait, as_json=as_json))
+            sys.exit(jobs.collect(found, wait=wait, as_json=as_json))
         if found.sweep().site is not None:
-            sys.exit(sweep_jobs.go_on(found, wait=wait, as_json=as_json))
-        sys.exit(sweep.go_on(found, width=parallel, as_json=as_json))
+            sys.exit(jobs.go_on(found, wait=wait, as_json=as_json))
+        sys.exit(local.go_on(found, width=parallel, as_json=as_json))
     changes = changes_of(ranks, None, None, settings, site=site, nodes=nodes)
     if site is None:
         if submits or wait or nodes:
             raise ConfigError("--submit, --wait and --nodes are for batch jobs; name the cluster: --site SITE")
-        sys.exit(sweep.sweep_here(load_sweep(file), changes, width=parallel, root=root, is_dry=is_dry, as_json=as_json))
+        sys.exit(local.sweep_here(load_sweep(file), changes, width=parallel, root=root, is_dry=is_dry, as_json=as_json))
     sys.exit(
-        sweep_jobs.sweep_on_site(
+        jobs.sweep_on_site(
             load_sweep(file), changes, site, width=parallel, root=root, is_dry=is_dry, wait=wait, as_json=as_json
         )
     )

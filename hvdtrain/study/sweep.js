@@ -8,7 +8,7 @@
   if (!table || !lines.size) return;
   for (const row of table.tBodies[0].rows) rows.set(row.cells[1].textContent, row);
   const style = document.createElement('style');
-  style.textContent = '.dim path { opacity: .07 !important } .lit path { stroke-width: 3.5px !important; opacity: 1 !important }' +
+  style.textContent = '#plot-parallel { grid-column: 1 / -1 } .dim path { opacity: .07 !important } .lit path { stroke-width: 3.5px !important; opacity: 1 !important }' +
     ' tr.lit { background: #fff3c4 } tr, [id^="parallel-trial-"] { cursor: pointer } [id^="parallel-trial-"] path { pointer-events: stroke }';
   document.head.append(style);
   function show(also) {

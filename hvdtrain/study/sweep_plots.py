@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = "viridis"
 LINE_ID = "trial-{}"  # of each trial's line: the page's script highlights it
+SPREAD = 0.06  # between the lines of the best and of the worst trial where they share a value
 LABELLED = 8  # values that are written beside an axis
 
 
@@ -41,11 +42,13 @@ class Axis:
         title: Its name.
         place: Value -> height, 0 to 1.
         ticks: Heights and what is written there.
+        is_shared: Whether trials share values: their lines then pass a little apart.
     """
 
     title: str
     place: Callable[[Any], float]
     ticks: Sequence[tuple[float, str]]
+    is_shared: bool = False
 
 
 def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
@@ -58,9 +61,11 @@ def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     columns.append(axis_of(sweep.metric, [one.score for one in there], is_score=True))
     figure.set_size_inches(max(6.4, 1.9 * len(columns)), 4.2)
     colour = colours(sweep, there)
-    for one in sorted(there, key=lambda one: _goodness(sweep, one)):
+    for place, one in enumerate(sorted(there, key=lambda one: _goodness(sweep, one))):
         values = [*(one.trial.values[key] for key in sweep.keys), one.score]
         heights = [axis.place(value) for axis, value in zip(columns, values, strict=True)]
+        apart = SPREAD * (place / max(1, len(there) - 1) - 0.5)
+        heights = [height + apart * axis.is_shared for axis, height in zip(columns, heights, strict=True)]
         xs, ys = _smooth(heights)
         faint = 0.35 if one.state == DROPPED else 0.9
         axes.plot(xs, ys, color=colour(one), alpha=faint, linewidth=1.8, gid=LINE_ID.format(one.trial.number))
@@ -83,6 +88,7 @@ def axis_of(title: str, values: Sequence[Any], *, is_score: bool = False) -> Axi
     [(0.0, 'sgd'), (1.0, 'adam')]
     """
     different = list({json.dumps(value, sort_keys=True): value for value in values}.values())
+    is_shared = len(different) < len(values) and not is_score
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in different):
         low, high = min(different), max(different)
         scale: Callable[[float], float] = math.log if low > 0 and high / low >= 8 and not is_score else float
@@ -94,11 +100,12 @@ def axis_of(title: str, values: Sequence[Any], *, is_score: bool = False) -> Axi
         some = sorted(different)
         if is_score or len(some) > LABELLED:
             some = _even(some, place)
-        return Axis(title, place, [(place(value), f"{value:.4f}" if is_score else value_text(value)) for value in some])
+        ticks = [(place(value), f"{value:.4f}" if is_score else value_text(value)) for value in some]
+        return Axis(title, place, ticks, is_shared)
     texts = [value_text(value) for value in different]
     heights = {text: at / (len(texts) - 1) if len(texts) > 1 else 0.5 for at, text in enumerate(texts)}
     shown = [(height, text if len(text) <= 24 else text[:22] + "...") for text, height in heights.items()]
-    return Axis(title, lambda value: heights[value_text(value)], shown)
+    return Axis(title, lambda value: heights[value_text(value)], shown, is_shared)
 
 
 def _even(rising: Sequence[float], place: Callable[[float], float]) -> list[float]:

@@ -183,10 +183,11 @@ def value_text(value: Any) -> str:
     """Return a value as people write it, on one line.
 
     >>> value_text(0.30000000000000004), value_text("adam"), value_text([64, 64]), value_text({"name": "sgd", "a": 1})
-    ('0.3', 'adam', '64, 64', 'name=sgd a=1')
+    ('0.3', 'adam', '64, 64', 'sgd a=1')
     """
     if isinstance(value, dict):
-        return " ".join(f"{key}={value_text(item)}" for key, item in value.items())
+        words = (value_text(item) if key == "name" else f"{key}={value_text(item)}" for key, item in value.items())
+        return " ".join(words)
     if isinstance(value, list):
         return ", ".join(map(value_text, value))
     if isinstance(value, bool) or value is None:

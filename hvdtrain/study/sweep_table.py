@@ -162,18 +162,16 @@ def winner(sweep: Sweep, outcomes: Sequence[Outcome]) -> Outcome | None:
     return next(iter(ranked(sweep, finished)), None)
 
 
-def epochs_left(sweep: Sweep, outcomes: Sequence[Outcome]) -> int:
-    """Return the epochs that are still to be trained, those of later stages included."""
-    if not sweep.stages:
-        return sum(sweep.epochs - one.epochs for one in outcomes if _is_open(one, retries=False))
-    left, before = 0, 0
-    for stage in sweep.stages:
-        there = sum(one.epochs >= before and _is_open(one, retries=False) for one in outcomes)
-        reached = sorted(min(max(one.epochs, before), stage.epochs) for one in outcomes if _is_open(one, False))
-        going = min(stage.num_trials, there)
-        left += sum(stage.epochs - done for done in reached[len(reached) - going :])
+def work_left(sweep: Sweep, outcomes: Sequence[Outcome]) -> tuple[int, int]:
+    """Return (starts, epochs) that are still to come, those of later stages included."""
+    there = sorted((one.epochs for one in outcomes if _is_open(one, retries=False)), reverse=True)
+    starts = epochs = before = 0
+    for stage in sweep.stages or (Rung(sweep.epochs, len(sweep.trials)),):
+        missing = [stage.epochs - max(done, before) for done in there[: stage.num_trials]]
+        starts += sum(count > 0 for count in missing)
+        epochs += sum(count for count in missing if count > 0)
         before = stage.epochs
-    return left
+    return starts, epochs
 
 
 # -- the table ----------------------------------------------------------------------------------

@@ -14,17 +14,17 @@ from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.jobs import WorkerFailedError, run_worker
 from hvdtrain.plan import Plan
-from hvdtrain.pool import Ended, Pool, Slot, make_slots
 from hvdtrain.prepare import BATCH, Prepared, make_ready_again, new_run, new_run_name, prepare
 from hvdtrain.resuming import continued
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.runner import rank_environment
 from hvdtrain.study.sweep_table import FAILED, Outcome, Sweep, Task, head, to_do, winner
-from hvdtrain.sweep_config import SweepFile
-from hvdtrain.sweep_progress import Progress
-from hvdtrain.sweep_report import say_report
-from hvdtrain.sweep_trials import Trials, make_trials, stages, stages_text
-from hvdtrain.sweepdir import SweepDir, outcomes, write_sweep
+from hvdtrain.sweeps.config import SweepFile
+from hvdtrain.sweeps.pool import Ended, Pool, Slot, make_slots
+from hvdtrain.sweeps.progress import Progress
+from hvdtrain.sweeps.report import say_report
+from hvdtrain.sweeps.sweepdir import SweepDir, outcomes, write_sweep
+from hvdtrain.sweeps.trials import Trials, make_trials, stages, stages_text
 
 MOST_AT_A_TIME = 8  # unless more are asked for: each holds TensorFlow and its data in memory
 

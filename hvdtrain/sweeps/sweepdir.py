@@ -102,7 +102,7 @@ def outcome(run: RunDir, trial: Trial, metric: str, *, is_active: bool = False) 
     code, failure = run.exit_code(), first_failure(run)
     if failure is not None or code not in (None, int(ExitCode.OK), int(ExitCode.STOPPED)):
         return Outcome(trial, FAILED, scores, seconds, _reason(failure, code), code_of(failure, code) in FINAL)
-    return Outcome(trial, STOPPED if epochs else WAITING, scores, seconds)
+    return Outcome(trial, STOPPED if epochs or code else WAITING, scores, seconds)
 
 
 FINAL = (int(ExitCode.OUT_OF_SYNC),)  # what would end in the same way: values that are not finite

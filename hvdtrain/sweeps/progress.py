@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from hvdtrain.cli.show import duration, nice_path
 from hvdtrain.errors import ExitCode
 from hvdtrain.measuring import failure_words
-from hvdtrain.pool import Ended
 from hvdtrain.study.sweep_space import title
-from hvdtrain.study.sweep_table import FAILED, Outcome, Sweep, Task, epochs_left, ranked
-from hvdtrain.sweepdir import SweepDir, metric_names, outcome
+from hvdtrain.study.sweep_table import FAILED, Outcome, Sweep, Task, ranked, work_left
+from hvdtrain.sweeps.pool import Ended
+from hvdtrain.sweeps.sweepdir import SweepDir, metric_names, outcome
 
 ALIKE = 3  # trials that fail in the same way before anything has worked: the others would, too
 
@@ -29,7 +29,7 @@ class Progress:
         self._sweep = sweep
         self._say = say
         self._found: dict[int, Outcome] = {}
-        self._seconds, self._epochs = 0.0, 0  # of starts that have ended
+        self._starting_s, self._training_s, self._starts, self._epochs = 0.0, 0.0, 0, 0  # of what has ended
         self._num_ended = self._num_tasks = 0
         self._failures: list[str] = []
         self._has_worked = False
@@ -44,7 +44,7 @@ class Progress:
     def ended(self, one: Ended[Task]) -> bool:
         """Say what has become of a trial; return whether the sweep goes on."""
         number = one.what.trial.number
-        before = self._found[number].epochs
+        before = self._found[number]
         now = self._found[number] = outcome(one.run, one.what.trial, self._sweep.metric)
         self._num_ended += 1
         if now.state == FAILED:
@@ -54,8 +54,9 @@ class Progress:
             self.problem, self.code = f"no trial has {self._sweep.metric!r}; there are {names}", int(ExitCode.CONFIG)
             return False
         self._has_worked = True
-        self._seconds += one.seconds
-        self._epochs += max(0, now.epochs - before)
+        self._training_s += now.seconds - before.seconds
+        self._starting_s += max(0.0, one.seconds - (now.seconds - before.seconds))
+        self._starts, self._epochs = self._starts + 1, self._epochs + max(0, now.epochs - before.epochs)
         self._say(
             f"{self._place} {self._sweep.metric} {now.score:.4f}  {title(one.what.trial)}  "
             f"({now.epochs} epochs, {duration(one.seconds)}{self._best()}{self._left()})"
@@ -90,7 +91,8 @@ class Progress:
         return f"; best {first.score:.4f}, trial {first.trial.number}"
 
     def _left(self) -> str:
-        left = epochs_left(self._sweep, list(self._found.values()))
-        if not self._epochs or not left:
+        starts, epochs = work_left(self._sweep, list(self._found.values()))
+        if not self._epochs or not starts:
             return ""
-        return f"; about {duration(self._seconds / self._epochs * left / self._sweep.width)} left"
+        seconds = self._starting_s / self._starts * starts + self._training_s / self._epochs * epochs
+        return f"; about {duration(seconds / self._sweep.width)} left"

@@ -19,7 +19,7 @@ from hvdtrain.errors import ConfigError, Problem
 from hvdtrain.names import did_you_mean
 from hvdtrain.strict_yaml import KeyPath
 from hvdtrain.study.sweep_space import Range, Space, Values
-from hvdtrain.sweep_config import SweepConfig, SweepFile
+from hvdtrain.sweeps.config import SweepConfig, SweepFile
 from hvdtrain.yaml_scalars import shown
 
 Found = tuple[KeyPath, str]

@@ -1,4 +1,4 @@
-"""What a sweep file can say, as frozen pydantic models. Reading one is `sweep_file`'s work."""
+"""What a sweep file can say, as frozen pydantic models. Reading one is `file`'s work."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hvdtrain.study.sweep_effects import Effect, effects
 from hvdtrain.study.sweep_plots import sweep_plots
 from hvdtrain.study.sweep_space import title
 from hvdtrain.study.sweep_table import Outcome, Sweep, cells, head, ranked, rows, to_csv, winner
-from hvdtrain.sweepdir import SweepDir, outcomes
+from hvdtrain.sweeps.sweepdir import SweepDir, outcomes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +85,8 @@ def tested(directory: SweepDir, sweep: Sweep, best: Outcome | None) -> dict[str,
 
 def text(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], *, markdown: bool) -> str:
     """Return the tables, and what is to be known about them."""
+    if not any(one.scores or one.reason for one in found):
+        return "no trial has an epoch behind it yet"
     parts = [table(head(sweep), cells(sweep, found), markdown=markdown)]
     mattered = effects(sweep, found)
     if mattered:

@@ -19,7 +19,7 @@ from hvdtrain.overrides import place_of
 from hvdtrain.prepare import Prepared, prepare
 from hvdtrain.sites import Site
 from hvdtrain.study.sweep_space import Rung, Trial, Values, draws, grid, rungs, title, total_epochs
-from hvdtrain.sweep_config import SweepFile
+from hvdtrain.sweeps.config import SweepFile
 
 MAX_TRIALS = 1000
 DEFAULT_SPLIT = 0.1
@@ -64,7 +64,7 @@ def make_trials(sweep: SweepFile, changes: Changes, facts: Facts, site: Site | N
     base = load_config(sweep.base, changes.overrides)
     _check_base(sweep, base)
     changes, notes = _with_split(sweep, base, changes)
-    wanted = sweep.config.num_trials
+    wanted = None if sweep.is_grid else expected_trials(sweep)
     prepared: list[tuple[Trial, Prepared]] = []
     complaints = _Complaints(sweep)
     for values in _candidates(sweep):
@@ -79,8 +79,8 @@ def make_trials(sweep: SweepFile, changes: Changes, facts: Facts, site: Site | N
     if found and (not sweep.skips or not prepared):
         raise ConfigError(found)
     notes += [f"left out: {problem}" for problem in found]
-    if wanted is not None and len(prepared) < wanted and not sweep.is_grid:
-        notes.append(f"there are only {len(prepared)} different combinations, {wanted} were asked for")
+    if wanted is not None and len(prepared) < wanted:
+        notes.append(f"there are only {len(prepared)} different combinations, and {wanted} trials were asked for")
     return Trials(base, changes, tuple(prepared), tuple(notes))
 
 
@@ -148,14 +148,26 @@ def _with_split(sweep: SweepFile, base: Config, changes: Changes) -> tuple[Chang
     return changes, []
 
 
+def expected_trials(sweep: SweepFile) -> int:
+    """Return how many trials a sweep has, unless some are left out.
+
+    Raises:
+        ConfigError: If they are too many.
+    """
+    size = sweep.config.num_trials or 0
+    if sweep.is_grid:
+        size = math.prod(len(choice.values) for choice in sweep.space.values() if isinstance(choice, Values))
+    if size > MAX_TRIALS:
+        key = "parameters" if sweep.is_grid else "num_trials"
+        message = f"{size:,} trials; at most {MAX_TRIALS:,}" + (": fewer values, or method: random" * sweep.is_grid)
+        raise ConfigError(sweep.document.problems([((key,), message)]))
+    return size
+
+
 def _candidates(sweep: SweepFile) -> Iterator[dict[str, Any]]:
     if not sweep.is_grid:
-        most = MAX_TRIALS if not sweep.skips else 20 * MAX_TRIALS
-        return islice(draws(sweep.space, sweep.config.seed), most)
-    size = math.prod(len(choice.values) for choice in sweep.space.values() if isinstance(choice, Values))
-    if size > MAX_TRIALS:
-        message = f"{size:,} combinations; at most {MAX_TRIALS:,}: fewer values, or method: random"
-        raise ConfigError(sweep.document.problems([(("parameters",), message)]))
+        return islice(draws(sweep.space, sweep.config.seed), 2 * MAX_TRIALS)
+    expected_trials(sweep)
     return grid(sweep.space)
 
 
