@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = "viridis"
 LINE_ID = "trial-{}"  # of each trial's line: the page's script highlights it
 SPREAD = 0.06  # between the lines of the best and of the worst trial where they share a value
+MUCH = 8  # times the smallest number is the largest one, where a logarithm shows more
 LABELLED = 8  # values that are written beside an axis
 
 
@@ -57,7 +58,10 @@ def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     axes.grid(visible=False)
     axes.set_axis_off()
     names = short_names(sweep.keys)
-    columns = [axis_of(names[key], [one.trial.values[key] for one in there]) for key in sweep.keys]
+    columns = [
+        axis_of(names[key], [one.trial.values[key] for one in there], is_log=sweep.ranges.get(key))
+        for key in sweep.keys
+    ]
     columns.append(axis_of(sweep.metric, [one.score for one in there], is_score=True))
     figure.set_size_inches(max(6.4, 1.9 * len(columns)), 4.2)
     colour = colours(sweep, there)
@@ -79,8 +83,14 @@ def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def axis_of(title: str, values: Sequence[Any], *, is_score: bool = False) -> Axis:
-    """Return an axis for values: numbers by their size, or its logarithm if they span much; others side by side.
+def axis_of(title: str, values: Sequence[Any], *, is_log: bool | None = None, is_score: bool = False) -> Axis:
+    """Return an axis for values: numbers by their size or its logarithm; others side by side.
+
+    Args:
+        title: Its name.
+        values: What lies on it.
+        is_log: None takes the logarithm if numbers span much.
+        is_score: Whether these are results: never by their logarithm, and written with as many digits each.
 
     >>> axis_of("units", [16, 64, 256]).place(64)
     0.5
@@ -88,27 +98,30 @@ def axis_of(title: str, values: Sequence[Any], *, is_score: bool = False) -> Axi
     [(0.0, 'sgd'), (1.0, 'adam')]
     """
     different = list({json.dumps(value, sort_keys=True): value for value in values}.values())
-    is_shared = len(different) < len(values) and not is_score
+    is_shared = len(different) < len(values) and len(different) <= LABELLED and not is_score
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in different):
-        low, high = min(different), max(different)
-        scale: Callable[[float], float] = math.log if low > 0 and high / low >= 8 and not is_score else float
-        span = scale(high) - scale(low)
-
-        def place(value: float) -> float:
-            return (scale(value) - scale(low)) / span if span else 0.5
-
-        some = sorted(different)
-        if is_score or len(some) > LABELLED:
-            some = _even(some, place)
-        ticks = [(place(value), f"{value:.4f}" if is_score else value_text(value)) for value in some]
-        return Axis(title, place, ticks, is_shared)
+        if is_log is None:
+            is_log = min(different) > 0 and max(different) / min(different) >= MUCH and not is_score
+        return _number_axis(title, sorted(different), is_log=is_log, is_score=is_score, is_shared=is_shared)
     texts = [value_text(value) for value in different]
     heights = {text: at / (len(texts) - 1) if len(texts) > 1 else 0.5 for at, text in enumerate(texts)}
     shown = [(height, text if len(text) <= 24 else text[:22] + "...") for text, height in heights.items()]
     return Axis(title, lambda value: heights[value_text(value)], shown, is_shared)
 
 
-def _even(rising: Sequence[float], place: Callable[[float], float]) -> list[float]:
+def _number_axis(title: str, rising: Sequence[float], *, is_log: bool, is_score: bool, is_shared: bool) -> Axis:
+    scale: Callable[[float], float] = math.log if is_log else float
+    low, span = scale(rising[0]), scale(rising[-1]) - scale(rising[0])
+
+    def place(value: float) -> float:
+        return (scale(value) - low) / span if span else 0.5
+
+    some = _even(rising, place) if is_score or len(rising) > LABELLED else rising
+    ticks = [(place(value), f"{value:.4f}" if is_score else value_text(value)) for value in some]
+    return Axis(title, place, ticks, is_shared)
+
+
+def _even(rising: Sequence[float], place: Callable[[float], float]) -> Sequence[float]:
     """Return some of the values, from the lowest to the highest, whose labels do not overlap."""
     chosen = [rising[0]]
     for value in rising[1:-1]:
@@ -138,7 +151,7 @@ def against_parameters(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     figure = Figure(figsize=(max(6.4, 3.0 * columns), 3.1 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
     for panel, key in zip(panels, sweep.keys, strict=False):
-        axis = axis_of(names[key], [one.trial.values[key] for one in there])
+        axis = axis_of(names[key], [one.trial.values[key] for one in there], is_log=sweep.ranges.get(key))
         for one in there:
             panel.plot(axis.place(one.trial.values[key]), one.score, "o", color=colour(one), alpha=0.8)
         panel.set_xticks([height for height, _ in axis.ticks], [_plain(label) for _, label in axis.ticks])

@@ -31,6 +31,7 @@ class Sweep:
         num_validation: Examples held out for the comparison; 0: trials are compared on the test data.
         site: Whose scheduler runs the trials; None: this machine.
         notes: What people should know about the trials, in sentences.
+        ranges: Parameter that was drawn from a range -> whether by its logarithm.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Sweep:
     num_validation: int
     site: str | None = None
     notes: tuple[str, ...] = ()
+    ranges: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:

@@ -18,6 +18,7 @@ from hvdtrain.prepare import BATCH, Prepared, make_ready_again, new_run, new_run
 from hvdtrain.resuming import continued
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.runner import rank_environment
+from hvdtrain.study.sweep_space import Range
 from hvdtrain.study.sweep_table import FAILED, Outcome, Sweep, Task, head, to_do, winner
 from hvdtrain.sweeps.config import SweepFile
 from hvdtrain.sweeps.pool import Ended, Pool, Slot, make_slots
@@ -85,6 +86,7 @@ def sweep_of(file: SweepFile, trials: Trials, *, width: int, site: str | None = 
         num_validation=plan.num_validation,
         site=site,
         notes=tuple(notes),
+        ranges={key: choice.is_log for key, choice in file.space.items() if isinstance(choice, Range)},
     )
 
 
@@ -155,7 +157,7 @@ def train_all(directory: SweepDir, sweep: Sweep, facts: Facts) -> int:
         if not tasks:
             break
         if sweep.stages:
-            talk(f"{len(tasks)} trials, up to epoch {tasks[0].stop_after or sweep.epochs} of {sweep.epochs}")
+            talk(f"\n{len(tasks)} trials train up to epoch {tasks[0].stop_after or sweep.epochs} of {sweep.epochs}")
         progress.begin(tasks, found)
         is_first = False
         code = pool(directory, sweep, facts, progress).run(tasks)
