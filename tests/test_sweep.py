@@ -136,7 +136,7 @@ def test_the_page_shows_every_trial(halved):
     assert found.table("csv").read_text().count("\n") == 4
     if find_browser() is None:
         missing("browser", "there is no Chromium")
-    opened = open_page(found.report, "figure, [id^='parallel-trial-']")
+    opened = open_page(found.report, 'figure, [id^="parallel-trial-"]')
     assert opened.console == []
     drawn = {item["id"]: item for item in opened.items}
     assert {"plot-parallel", "plot-parameters", "plot-epochs"} <= set(drawn)
