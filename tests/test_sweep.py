@@ -158,14 +158,14 @@ def test_one_trial_that_fails_does_not_end_a_sweep_of_two_ranks(tmp_path, requir
 
 
 def test_a_sweep_whose_trials_all_fail_alike_stops_and_shows_the_error(tmp_path):
-    text = f"base: {BASE}\nmethod: grid\nparameters:\n  model.args.dropout: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]\n"
+    text = f"base: {BASE}\nmethod: grid\nparameters:\n  model.args.units: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
     (tmp_path / "my.yaml").write_text(text)
     words = ("my.yaml", "--set", "data.args={no_such: 1}", "--parallel", "3")
     result = sweep(*words, cwd=tmp_path, code=int(ExitCode.CONFIG))
     assert "the first 3 trials failed in the same way" in result.stderr
     assert "no_such" in result.stderr
     found = find_sweep("", tmp_path / "studies")
-    assert sum(one.state == "failed" for one in outcomes(found, found.sweep())) <= 4
+    assert any(one.state == "waiting" for one in outcomes(found, found.sweep())), "not all are tried"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hvdtrain.study.sweep_space import short_names, value_text
-from hvdtrain.study.sweep_table import FAILED, Outcome, Sweep
+from hvdtrain.study.sweep_table import FAILED, FINISHED, Outcome, Sweep
 
 NUM_SHUFFLES = 1999
 SIGNIFICANT = 0.05
@@ -68,9 +68,13 @@ def effects(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Effect]:
 
     Trials are compared at the same age: after the first stage of successive halving, else at their end.
     """
-    age = sweep.stages[0].epochs if sweep.stages else sweep.epochs
-    there = [one for one in outcomes if age in one.scores and one.state != FAILED]
-    scores = np.array([one.scores[age] for one in there])
+    if sweep.stages:
+        age = sweep.stages[0].epochs
+        there = [one for one in outcomes if age in one.scores and one.state != FAILED]
+        scores = np.array([one.scores[age] for one in there])
+    else:
+        there = [one for one in outcomes if one.scores and one.state == FINISHED]
+        scores = np.array([one.score for one in there])
     levels = {key: levels_of([one.trial.values[key] for one in there]) for key in sweep.keys}
     levels = {key: found for key, found in levels.items() if len(set(found)) > 1}
     found = []

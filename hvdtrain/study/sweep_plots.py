@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvdtrain.study.plots import GREY, new_figure
 from hvdtrain.study.sweep_space import short_names, value_text
-from hvdtrain.study.sweep_table import DROPPED, FAILED, Outcome, Sweep
+from hvdtrain.study.sweep_table import DROPPED, FAILED, Outcome, Sweep, goodness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     columns.append(axis_of(sweep.metric, [one.score for one in there], is_score=True))
     figure.set_size_inches(max(6.4, 1.9 * len(columns)), 4.2)
     colour = colours(sweep, there)
-    for place, one in enumerate(sorted(there, key=lambda one: _goodness(sweep, one))):
+    for place, one in enumerate(sorted(there, key=lambda one: goodness(sweep, one))):
         values = [*(one.trial.values[key] for key in sweep.keys), one.score]
         heights = [axis.place(value) for axis, value in zip(columns, values, strict=True)]
         apart = SPREAD * (place / max(1, len(there) - 1) - 0.5)
@@ -169,7 +169,7 @@ def against_epochs(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     """Return the metric against the epoch, a line for each trial; those that were left behind end early."""
     figure, axes = new_figure()
     colour = colours(sweep, there)
-    for one in sorted(there, key=lambda one: _goodness(sweep, one)):
+    for one in sorted(there, key=lambda one: goodness(sweep, one)):
         epochs = sorted(one.scores)
         axes.plot(epochs, [one.scores[epoch] for epoch in epochs], color=colour(one), alpha=0.85, marker="."
                   if len(epochs) < 12 else None)  # fmt: skip
@@ -183,14 +183,9 @@ def colours(sweep: Sweep, there: Sequence[Outcome]) -> Callable[[Outcome], Any]:
     """Return each trial's colour by its place: scores crowd together near the best."""
     from matplotlib import colormaps
 
-    order = sorted(there, key=lambda one: _goodness(sweep, one))
+    order = sorted(there, key=lambda one: goodness(sweep, one))
     places = {one.trial.number: place / max(1, len(order) - 1) for place, one in enumerate(order)}
     return lambda one: colormaps[COLOURS](0.95 * places[one.trial.number])
-
-
-def _goodness(sweep: Sweep, one: Outcome) -> tuple[int, float]:
-    score = one.score or 0.0
-    return one.epochs, score if sweep.is_max else -score
 
 
 def _plain(text: str) -> str:

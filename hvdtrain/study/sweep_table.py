@@ -107,7 +107,8 @@ def to_do(sweep: Sweep, outcomes: Sequence[Outcome], *, retries: bool) -> list[T
     there = list(outcomes)
     for stage, after in zip(sweep.stages, (*sweep.stages[1:], None), strict=True):
         is_last = after is None
-        missing = [one for one in there if stage.epochs not in one.scores and _is_open(one, retries)]
+        is_past = any(one.epochs > stage.epochs for one in there)  # a retry could change who has gone on
+        missing = [one for one in there if stage.epochs not in one.scores and _is_open(one, retries and not is_past)]
         if is_last:
             missing = [one for one in there if one.state != FINISHED and _is_open(one, retries)]
         if missing or after is None:
@@ -145,17 +146,19 @@ def with_dropped(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def ranked(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the trials, best first: those with more epochs come before those with less, the rest at the end.
+    """Return the trials, best first: those that ended, then those with more epochs before those with fewer, the rest.
 
-    Values after different numbers of epochs do not compare.
+    Values after different parts of a training do not compare.
     """
+    return sorted(outcomes, key=lambda one: (*(-part for part in goodness(sweep, one)), one.trial.number))
 
-    def place(one: Outcome) -> tuple[Any, ...]:
-        if one.score is None or one.state == FAILED:
-            return (1, 0, 0.0, one.trial.number)
-        return (0, -one.epochs, -one.score if sweep.is_max else one.score, one.trial.number)
 
-    return sorted(outcomes, key=place)
+def goodness(sweep: Sweep, one: Outcome) -> tuple[float, float, float]:
+    """Return what a trial is ranked by, more is better."""
+    if one.score is None or one.state == FAILED:
+        return -1, 0, 0
+    score = one.score if sweep.is_max else -one.score
+    return (1, 0, score) if one.state == FINISHED else (0, one.epochs, score)
 
 
 def winner(sweep: Sweep, outcomes: Sequence[Outcome]) -> Outcome | None:

@@ -23,7 +23,7 @@ from hvdtrain.submit import Ready, check, hand_over, note
 from hvdtrain.sweeps.config import SweepFile
 from hvdtrain.sweeps.local import introduce, new_sweep, sweep_of
 from hvdtrain.sweeps.report import say_report
-from hvdtrain.sweeps.sweepdir import SweepDir, outcomes
+from hvdtrain.sweeps.sweepdir import SweepDir, outcomes, running_trials
 from hvdtrain.sweeps.trials import expected_trials, make_trials
 from hvdtrain.watch import active_runs
 
@@ -108,11 +108,12 @@ def go_on(directory: SweepDir, *, wait: bool, as_json: bool) -> int:
 def collect(directory: SweepDir, *, wait: bool, as_json: bool) -> int:
     """Write the report of what there is; return 1 if trials have failed that might not have."""
     sweep = directory.sweep()
-    active = active_trials(directory, sweep) if sweep.site is not None else frozenset[int]()
+    look = active_trials if sweep.site is not None else running_trials
+    active = look(directory, sweep)
     while wait and active:
         talk(f"{len(active)} trials are queued or running; looking again in {POLL_S:g} s")
         time.sleep(POLL_S)
-        active = active_trials(directory, sweep)
+        active = look(directory, sweep)
     say_report(directory, as_json=as_json, active=active)
     found = outcomes(directory, sweep, active)
     if not active and to_do(sweep, found, retries=False):

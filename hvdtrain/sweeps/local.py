@@ -24,7 +24,7 @@ from hvdtrain.sweeps.config import SweepFile
 from hvdtrain.sweeps.pool import Ended, Pool, Slot, make_slots
 from hvdtrain.sweeps.progress import Progress
 from hvdtrain.sweeps.report import say_report
-from hvdtrain.sweeps.sweepdir import SweepDir, outcomes, write_sweep
+from hvdtrain.sweeps.sweepdir import SweepDir, alone, outcomes, write_sweep
 from hvdtrain.sweeps.trials import Trials, make_trials, stages, stages_text
 
 MOST_AT_A_TIME = 8  # unless more are asked for: each holds TensorFlow and its data in memory
@@ -131,7 +131,16 @@ def saving(prepared: Prepared) -> Prepared:
 
 
 def go_on(directory: SweepDir, *, width: int | None = None, as_json: bool = False) -> int:
-    """Train what a sweep on this machine is missing, write the report, and return the exit code."""
+    """Train what a sweep on this machine is missing, write the report, and return the exit code.
+
+    Raises:
+        ConfigError: If another process is at it.
+    """
+    with alone(directory):
+        return _go_on(directory, width=width, as_json=as_json)
+
+
+def _go_on(directory: SweepDir, *, width: int | None, as_json: bool) -> int:
     sweep, facts = directory.sweep(), gather_facts()
     if width is not None:
         sweep = dataclasses.replace(sweep, width=width)
@@ -206,7 +215,7 @@ def test_winner(directory: SweepDir, sweep: Sweep) -> int:
     result, run = directory.evaluation(sweep, best.trial), directory.run(sweep, best.trial)
     if read_json(result):
         return int(ExitCode.OK)
-    talk("\nthe winner, on the test data:")
+    talk("\nevaluating the winner on the test data ...")
     try:
         run_worker(run, "--evaluate", str(result))
     except WorkerFailedError as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdtrain.errors import ExitCode
+from hvdtrain.errors import ConfigError, ExitCode
 from hvdtrain.jobs import first_failure
 from hvdtrain.metrics import EPOCH_FIELDS, read_records
 from hvdtrain.rundir import RunDir, read_json, write_text
@@ -27,6 +30,11 @@ class SweepDir(ReportDir):
     def file(self) -> Path:
         """What was asked, of which machine."""
         return self.path / FILE
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that trains the sweep."""
+        return self.path / "LOCK"
 
     @property
     def runs(self) -> Path:
@@ -58,6 +66,45 @@ def write_sweep(directory: SweepDir, sweep: Sweep, **facts: Any) -> None:
     """Write what was asked; this makes the directory a sweep."""
     text = json.dumps({"sweep": dataclasses.asdict(sweep), **facts}, indent=1)
     write_text(directory.file, text + "\n")
+
+
+@contextlib.contextmanager
+def alone(directory: SweepDir) -> Iterator[None]:
+    """Train a sweep alone: two processes would start the same trials.
+
+    Raises:
+        ConfigError: If another process is at it.
+    """
+    with open(directory.lock, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"sweep {directory.short_id} is being trained by another process; see how far it is: hvdtrain sweep "
+                f"--collect {directory.short_id}"
+            ) from None
+        yield
+
+
+def is_being_trained(directory: SweepDir) -> bool:
+    """Tell whether a process on this machine trains a sweep."""
+    try:
+        with alone(directory):
+            return False
+    except ConfigError:
+        return True
+
+
+def running_trials(directory: SweepDir, sweep: Sweep) -> frozenset[int]:
+    """Return the numbers of the trials that run on this machine: those that were started and have not ended."""
+    if not is_being_trained(directory):
+        return frozenset()
+    runs = {trial.number: directory.run(sweep, trial) for trial in sweep.trials}
+    return frozenset(
+        number
+        for number, run in runs.items()
+        if run.launcher_log.exists() and run.exit_code() is None and run.state() == "unfinished"
+    )
 
 
 def find_sweep(name: str, root: Path) -> SweepDir:

@@ -116,6 +116,9 @@ def _check_base(sweep: SweepFile, base: Config) -> None:
     found: list[tuple[tuple[str, ...], str]] = []
     if sweep.config.method == "halving" and base.training.epochs is None:
         found.append((("method",), "'halving' counts in epochs: give training.epochs in the base, not training.steps"))
+    for key in ("max_minutes", "stop_after_epochs"):
+        if getattr(base.training, key) is not None:
+            found.append((("base",), f"it has training.{key}, and all trials must train to their end; set it to null"))
     if base.measure is not None:
         found.append((("base",), "it measures speed (measure); a sweep trains"))
     metric = sweep.config.objective.metric
