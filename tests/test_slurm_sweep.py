@@ -28,8 +28,7 @@ def test_stages_are_arrays_one_after_the_other(bench):
     jobs = {trial.number: found.run(asked, trial).job_id() for trial in asked.trials}
     first = {job.partition("_")[0] for number, job in jobs.items() if job and number != best.trial.number}
     assert len(first) == 1, "one array for the first stage"
-    assert jobs[best.trial.number] is not None
-    assert jobs[best.trial.number].partition("_")[0] not in first, "and another one for the second"
+    assert (jobs[best.trial.number] or "").partition("_")[0] not in {*first, ""}, "and another one for the second"
     assert (
         "#SBATCH --array=0-2%2" in found.run(asked, next(t for t in asked.trials if t != best.trial)).script.read_text()
     )

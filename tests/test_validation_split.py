@@ -1,5 +1,7 @@
 """`data.validation_split`: what is held out is never trained on, at any number of ranks, and counted by the plan."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from hvdtrain.facts import assumed_facts
 from hvdtrain.plan import make_plan
 from hvdtrain.train.order import Order, hold_out
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "demo",
     "model": {"source": "m:f"},
     "data": {"source": "d:f", "num_examples": 100},
@@ -97,4 +99,4 @@ def test_a_dataset_is_split_where_it_is_made(tmp_path):
     )
     found = plan(source="pipelines:f", validation_split=0.1)
     with pytest.raises(UserCodeError, match=r"returns a tf\.data\.Dataset: split it there"):
-        load(SimpleNamespace(plan=found, folder=tmp_path))
+        load(SimpleNamespace(plan=found, folder=tmp_path))  # type: ignore[arg-type]

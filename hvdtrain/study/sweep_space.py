@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 TRIAL = "trial"
-DIGITS = 4  # of a number that is drawn: enough, and it can be read and typed
+DIGITS = 4  # of a number that is drawn
 SAY_LITTLE = ("name", "source", "args")  # ends of keys that need what stands before them
-MAX_REPEATS = 1000  # draws in a row that were there before: then there is nothing new
+MAX_REPEATS = 300  # draws in a row that were there before: then there is nothing new
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,12 @@ class Range:
         value = self.low * span**share if self.is_log else self.low + span * share
         if self.is_integer:
             return int(min(self.high, max(self.low, math.floor(value))))
-        return min(float(self.high), max(float(self.low), float(f"{value:.{DIGITS}g}")))
+        return min(float(self.high), max(float(self.low), self._rounded(value)))
+
+    def _rounded(self, value: float) -> float:
+        """Return a number with so few digits that it can be read and typed, but no coarser than the range deserves."""
+        sizes = [self.high - self.low, *([value] if self.is_log else [])]
+        return round(value, max(DIGITS - 1 - math.floor(math.log10(size)) for size in sizes))
 
 
 Space = Mapping[str, Values | Range]
