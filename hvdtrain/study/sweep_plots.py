@@ -92,7 +92,7 @@ def axis_of(title: str, values: Sequence[Any], *, is_log: bool | None = None, is
         is_log: None takes the logarithm if numbers span much.
         is_score: Whether these are results: never by their logarithm, and written with as many digits each.
 
-    >>> axis_of("units", [16, 64, 256]).place(64)
+    >>> round(axis_of("units", [16, 64, 256]).place(64), 6)
     0.5
     >>> axis_of("name", ["sgd", "adam"]).ticks
     [(0.0, 'sgd'), (1.0, 'adam')]

@@ -96,12 +96,13 @@ def stages_text(found: Sequence[Rung], num_trials: int, epochs: int) -> str:
     """Return in words who trains for how long.
 
     >>> stages_text(rungs(9, 9, factor=3, min_epochs=1), 9, 9)
-    '9 trials train for 1 epoch, the best 3 go on to 3, the best 1 to 9: 27 epochs; all trials to the end would be 81'
+    '9 trials train for 1 epoch, the best 3 go on to 3, the best one to 9: 21 epochs; all trials to the end would be 81'
     """
     first, *others = found
     words = [f"{first.num_trials} trials train for {first.epochs} epoch{'s' if first.epochs > 1 else ''}"]
     words += [
-        f"the best {stage.num_trials} {'go on ' if place == 0 else ''}to {stage.epochs}"
+        f"the best {'one' if stage.num_trials == 1 else stage.num_trials}"
+        f"{(' goes on' if stage.num_trials == 1 else ' go on') * (place == 0)} to {stage.epochs}"
         for place, stage in enumerate(others)
     ]
     return f"{', '.join(words)}: {total_epochs(found)} epochs; all trials to the end would be {num_trials * epochs}"
