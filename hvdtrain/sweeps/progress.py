@@ -59,7 +59,7 @@ class Progress:
         self._starts, self._epochs = self._starts + 1, self._epochs + max(0, now.epochs - before.epochs)
         self._say(
             f"{self._place} {self._sweep.metric} {now.score:.4f}  {title(one.what.trial)}  "
-            f"({now.epochs} epochs, {duration(one.seconds)}{self._best()}{self._left()})"
+            f"(epoch {now.epochs}, {duration(one.seconds)}{self._best()}{self._left()})"
         )
         return True
 

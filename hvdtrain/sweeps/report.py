@@ -16,7 +16,7 @@ from hvdtrain.study.page import PageSection, PageTable, page
 from hvdtrain.study.sweep_effects import Effect, effects
 from hvdtrain.study.sweep_plots import sweep_plots
 from hvdtrain.study.sweep_space import title
-from hvdtrain.study.sweep_table import Outcome, Sweep, cells, head, ranked, rows, to_csv, winner
+from hvdtrain.study.sweep_table import Outcome, Sweep, cells, head, ranked, rows, to_csv, to_do, winner
 from hvdtrain.sweeps.sweepdir import SweepDir, outcomes
 
 if TYPE_CHECKING:
@@ -100,12 +100,14 @@ def conclusions(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], mat
     if best is None:
         return ["no trial has trained to its end yet"]
     run = nice_path(directory.run(sweep, best.trial).path)
-    return [f"{winner_text(directory, sweep, best)}\nuse it: hvdtrain export {run}", *notes(sweep, mattered)]
+    return [f"{winner_text(directory, sweep, found, best)}\nuse it: hvdtrain export {run}", *notes(sweep, mattered)]
 
 
-def winner_text(directory: SweepDir, sweep: Sweep, best: Outcome) -> str:
+def winner_text(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], best: Outcome) -> str:
     """Return the winner in a sentence."""
-    said = f"best: {title(best.trial)}, {sweep.metric} {best.score:.4f} after {best.epochs} epochs"
+    so_far = " so far" if to_do(sweep, found, retries=False) else ""
+    epochs = f"{best.epochs} epoch{'s' if best.epochs > 1 else ''}"
+    said = f"best{so_far}: {title(best.trial)}, {sweep.metric} {best.score:.4f} after {epochs}"
     test = tested(directory, sweep, best)
     return f"{said}; on the test data, evaluated once: {metrics_text(test)}" if test else said
 
@@ -146,7 +148,7 @@ def html(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], plots: Map
         template.replace("</body>", f"<script>\n{script}</script>\n</body>"),
         title=f"Sweep {sweep.name}: {len(sweep.trials)} trials of {sweep.base_name}",
         subtitle=facts["machine"],
-        summary=winner_text(directory, sweep, best) if best else "No trial has trained to its end yet.",
+        summary=winner_text(directory, sweep, found, best) if best else "No trial has trained to its end yet.",
         plots={name: (figure, CAPTIONS[name]) for name, figure in plots.items()},
         sections=sections,
     )

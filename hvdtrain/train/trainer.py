@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from hvdtrain import metrics as records
 from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat, initial_weights
-from hvdtrain.train.augment import changes
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -33,13 +31,12 @@ from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, StopAfterEpoch
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.callbacks.timeline import Timeline
-from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, validation_part
-from hvdtrain.train.deal import user_dataset_batches
+from hvdtrain.train.data import EpochBatches, EvaluationPart
+from hvdtrain.train.examples import held_out_part, test_part, training_batches, training_order
 from hvdtrain.train.job import Job, agreed, prepare
-from hvdtrain.train.order import Order, hold_out
+from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore, restore_final
 from hvdtrain.train.sync_batch_norm import small_batch_hint
-from hvdtrain.train.user_code import Data
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -89,63 +86,6 @@ def train(job: Job) -> dict[str, Any]:
         job.write("end", **{key: summary[key] for key in ("epochs", "step", "digest", "seconds")})
         write_text(job.run.finished, "")
     return summary
-
-
-def training_order(job: Job) -> Order:
-    """Return which examples this replica sees at which step."""
-    plan, comm = job.plan, job.comm
-    divide = plan.config["data"]["epoch_splitting"] == "divide"
-    return Order(
-        num_examples=plan.num_examples,
-        examples_per_step=plan.batch_size_per_replica if divide else plan.global_batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        seed=plan.config["training"]["seed"],
-        rank=comm.rank,
-        size=comm.size,
-        divide=divide,
-        chosen=_split(job)[0] if plan.num_validation else None,
-    )
-
-
-def _split(job: Job) -> tuple[np.ndarray, np.ndarray]:
-    plan, seed = job.plan, job.plan.config["data"]["validation_seed"]
-    return hold_out(plan.num_examples + plan.num_validation, plan.num_validation, seed)
-
-
-def training_batches(job: Job, data: Data, order: Order) -> Any:
-    """Return what `fit` iterates over: batches of arrays must be told the epoch."""
-    change = changes(job.plan.config["data"]["augment"], order)
-    if data.is_indexable:
-        return EpochBatches(data.train, order, change=change)
-    if change is not None:
-        raise UserCodeError("data.augment is for arrays; a tf.data.Dataset is changed where it is made, with map")
-    rank, size = (0, 1) if order.divide else (job.comm.rank, job.comm.size)
-    return user_dataset_batches(
-        data.train,
-        global_batch_size=order.examples_per_step,
-        steps=order.steps_per_epoch,
-        num_examples=order.num_examples,
-        rank=rank,
-        size=size,
-    )
-
-
-def held_out_part(job: Job, data: Data) -> EvaluationPart | None:
-    """Return this rank's part of what each epoch is evaluated on: the validation examples, or else the test data."""
-    if not job.plan.num_validation:
-        return test_part(job, data)
-    batch_size = job.plan.batch_size_per_replica * job.plan.num_devices
-    return validation_part(
-        data.train, _split(job)[1], batch_size=batch_size, rank=job.comm.rank, size=job.comm.size
-    )
-
-
-def test_part(job: Job, data: Data) -> EvaluationPart | None:
-    """Return this rank's part of the test data, or None."""
-    if data.test is None:
-        return None
-    batch_size = job.plan.batch_size_per_replica * job.plan.num_devices
-    return evaluation_part(data.test, batch_size=batch_size, rank=job.comm.rank, size=job.comm.size)
 
 
 def fit(
