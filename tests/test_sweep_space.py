@@ -230,7 +230,9 @@ def test_axes_place_numbers_by_size_or_logarithm_and_words_side_by_side():
     assert axis_of("a", [0.0, 0.5, 1.0]).place(0.5) == 0.5
     assert axis_of("a", [0.001, 0.1]).place(0.01) == pytest.approx(0.5)
     blocks = [{"name": "sgd", "momentum": 0.9}, {"name": "adam"}]
-    assert [text for _, text in axis_of("optimizer", blocks).ticks] == ["sgd momentum=0.9", "adam"]
+    assert [text for _, text in axis_of("optimizer", blocks).ticks] == ["sgd", "adam"]
+    alike = [{"name": "sgd", "momentum": 0.9}, {"name": "sgd"}]
+    assert [text for _, text in axis_of("optimizer", alike).ticks] == ["sgd momentum=0.9", "sgd"]
     assert axis_of("one", ["x", "x"]).place("x") == 0.5
 
 

@@ -104,8 +104,13 @@ def axis_of(title: str, values: Sequence[Any], *, is_log: bool | None = None, is
             is_log = min(different) > 0 and max(different) / min(different) >= MUCH and not is_score
         return _number_axis(title, sorted(different), is_log=is_log, is_score=is_score, is_shared=is_shared)
     texts = [value_text(value) for value in different]
+    names = [value["name"] if isinstance(value, dict) and "name" in value else None for value in different]
+    labels = names if None not in names and len(set(names)) == len(names) else texts
     heights = {text: at / (len(texts) - 1) if len(texts) > 1 else 0.5 for at, text in enumerate(texts)}
-    shown = [(height, text if len(text) <= 24 else text[:22] + "...") for text, height in heights.items()]
+    shown = [
+        (heights[text], label if len(label) <= 24 else label[:22] + "...")
+        for text, label in zip(texts, labels, strict=True)
+    ]
     return Axis(title, lambda value: heights[value_text(value)], shown, is_shared)
 
 
@@ -175,6 +180,7 @@ def against_epochs(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
                   if len(epochs) < 12 else None)  # fmt: skip
     for stage in sweep.stages[:-1]:
         axes.axvline(stage.epochs, color=GREY, linestyle=":", linewidth=1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel=_plain(sweep.metric), title="Every trial, the best in yellow")
     return figure
 
