@@ -104,8 +104,8 @@ def axis_of(title: str, values: Sequence[Any], *, is_log: bool | None = None, is
             is_log = min(different) > 0 and max(different) / min(different) >= MUCH and not is_score
         return _number_axis(title, sorted(different), is_log=is_log, is_score=is_score, is_shared=is_shared)
     texts = [value_text(value) for value in different]
-    names = [value["name"] if isinstance(value, dict) and "name" in value else None for value in different]
-    labels = names if None not in names and len(set(names)) == len(names) else texts
+    names = [str(value["name"]) for value in different if isinstance(value, dict) and "name" in value]
+    labels = names if len(set(names)) == len(texts) else texts
     heights = {text: at / (len(texts) - 1) if len(texts) > 1 else 0.5 for at, text in enumerate(texts)}
     shown = [
         (heights[text], label if len(label) <= 24 else label[:22] + "...")
