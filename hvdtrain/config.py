@@ -28,6 +28,7 @@ from hvdtrain.config_types import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Seed,
     Share,
     Text,
 )
@@ -87,6 +88,12 @@ class DataConfig(Section):
         description="The last incomplete global batch. drop: left out. pad: used, each example with its full weight.",
     )
     augment: AugmentConfig | None = Field(None, description="Changes of training images; null: none.")
+    validation_split: Share = Field(
+        0.0,
+        description="Share of the training examples that is held out, and evaluated after each epoch in place of the "
+        "test data: for choices. 0: none. Arrays only.",
+    )
+    validation_seed: Seed = Field(0, description="Decides which examples are held out; training.seed does not.")
 
 
 class TrainingConfig(Section):
@@ -112,11 +119,14 @@ class TrainingConfig(Section):
     deterministic: Bool = Field(
         False, description="Bitwise repeatable training: one thread per rank, deterministic operations; slower."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = Field(
-        0, description="Seed of initial weights, data order and dropout."
-    )
+    seed: Seed = Field(0, description="Seed of initial weights, data order and dropout.")
     max_minutes: PositiveFloat | None = Field(
         None, description="Minutes after which training stops with its state saved, to go on with --resume."
+    )
+    stop_after_epochs: PositiveInt | None = Field(
+        None,
+        description="Epochs after which training stops with its state saved, to go on with --resume. The learning rate "
+        "follows the whole training. null: train to the end.",
     )
 
 

@@ -25,7 +25,7 @@ from hvdtrain.yaml_scalars import FLOAT, INT, shown
 MAX_BYTES = 2**18
 MAX_PROBLEMS = 100
 
-__all__ = ["YamlFile", "config_schema", "dump_config", "load_config", "located", "parse_overrides"]
+__all__ = ["YamlFile", "config_schema", "dump_config", "load_config", "located", "parse_overrides", "section_of"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -223,7 +223,7 @@ def _with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     values = _defaults(Config)
     for name, default in values.items():
         given = data.get(name, default)
-        block = _section_of(Config.model_fields[name].annotation)
+        block = section_of(Config.model_fields[name].annotation)
         if default is None and block is not None and isinstance(given, dict):
             default = _defaults(block)
         values[name] = {**default, **given} if isinstance(default, dict) and isinstance(given, dict) else given
@@ -241,7 +241,7 @@ def _defaults(model: type[Section]) -> dict[str, Any]:
     return values
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: Any) -> type[Section] | None:
     """Return the block that a field holds, if need be beside null."""
     kinds = get_args(annotation) or (annotation,)
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)

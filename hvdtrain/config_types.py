@@ -45,6 +45,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Angle = Annotated[float, Field(ge=0, lt=90, allow_inf_nan=False, strict=True)]  # degrees
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Bool = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]

@@ -121,7 +121,8 @@ def success_text(run: RunDir) -> str:
     """Return the closing words of a run that ended well."""
     summary = read_json(run.summary)
     metrics = summary.get("metrics", {})
-    shown = ", ".join(f"{_words(name)} {value:.4f}" for name, value in metrics.items() if name.startswith("val_"))
+    part = "validation" if summary.get("num_validation") else "test"
+    shown = ", ".join(f"{_words(name, part)} {value:.4f}" for name, value in metrics.items() if name.startswith("val_"))
     lines = [f"\ndone: {shown or 'trained'}   ({summary.get('epochs')} epochs in {summary.get('seconds', 0):.1f} s)"]
     if summary.get("num_ranks", 1) > 1:
         lines.append(
@@ -156,8 +157,8 @@ def go_on(run: RunDir) -> str:
     return f"{program()} {'submit' if run.job_id() else 'run'} --resume {run.short_id}"
 
 
-def _words(name: str) -> str:
-    return "test " + name.removeprefix("val_").replace("_", " ")
+def _words(name: str, part: str) -> str:
+    return f"{part} " + name.removeprefix("val_").replace("_", " ")
 
 
 def _tell_failure(run: RunDir, code: int) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hvdtrain.config import Config
 
 ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "rmsprop", "adagrad", "adafactor", "lamb", "lion", "muon")
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 # Not 0, at which Horovod's threads give up the core without end (sched_yield) and never sleep: where such ranks are
 # stopped and continued, as gang scheduling does, Linux 6.18 let nothing else on the machine run for minutes.
 DEFAULT_CYCLE_TIME_MS = 0.1
@@ -43,7 +43,8 @@ class Entry:
 class Plan:
     """Every number a run needs. Steps count optimizer calls (micro-steps when gradients are accumulated).
 
-    `batch_size_per_replica` is the largest; replicas may differ by one example.
+    `batch_size_per_replica` is the largest; replicas may differ by one example. `num_examples` are trained on, and
+    `num_validation` more are held out.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Plan:
     num_cores: int
     num_nodes: int
     num_examples: int
+    num_validation: int
     batch_size_per_replica: int
     global_batch_size: int
     last_batch_size: int
@@ -115,7 +117,9 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         raise PlanError(
             Problem("'skip' needs the averaged gradients, which MirroredStrategy keeps to itself", "sync.on_nonfinite")
         )
-    num_examples = _num_examples(config)
+    in_all = _num_examples(config)
+    num_validation = _num_validation(config, in_all)
+    num_examples = in_all - num_validation
     batches = choose_batches(config, num_examples, world)
     steps = batches.steps_per_epoch
     epochs, total_steps, epochs_rule = _length(config, steps, world.num_replicas)
@@ -131,7 +135,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("replicas", str(world.num_replicas), world.replicas_rule),
         Entry("batch per replica", str(batches.per_replica), batches.rule),
         Entry("global batch", str(batches.in_all), _global_rule(batches, world)),
-        Entry("training examples", str(num_examples), _examples_rule(config)),
+        Entry("training examples", str(num_examples), _examples_rule(config, in_all)),
         Entry("steps per epoch", str(steps), batches.steps_rule),
         Entry("epochs", str(epochs), epochs_rule),
         Entry("steps in all", str(total_steps), f"{epochs} epochs of {steps}, every replica the same"),
@@ -140,12 +144,18 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         Entry("steps per execution", str(per_execution), execution_rule),
         Entry("cores per rank", str(cores_per_rank), cores_rule),
     ]
+    if num_validation:
+        rule = f"data.validation_split {config.data.validation_split:g} of {in_all}, held out; not the test data"
+        ledger.insert(5, Entry("validation examples", str(num_validation), rule))
     if facts.num_nodes > 1:
         rule = f"slurm.nodes, {world.num_ranks // facts.num_nodes} ranks on each"
         ledger.insert(1, Entry("nodes", str(facts.num_nodes), rule))
     if config.training.max_minutes is not None:
         minutes = f"{config.training.max_minutes:g} min"
         ledger.append(Entry("time limit", minutes, "training.max_minutes, all of it again after each --resume"))
+    if config.training.stop_after_epochs is not None:
+        rule = "training.stop_after_epochs, state saved; --resume goes on"
+        ledger.append(Entry("stops after", f"{config.training.stop_after_epochs} epochs", rule))
     if config.model.initial_weights is not None:
         ledger.append(Entry("initial weights", config.model.initial_weights, "model.initial_weights"))
     ledger += [Entry(*line) for line in exchange_lines(config, world)]
@@ -171,6 +181,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
         num_cores=num_cores,
         num_nodes=facts.num_nodes,
         num_examples=num_examples,
+        num_validation=num_validation,
         batch_size_per_replica=batches.per_replica,
         global_batch_size=batches.in_all,
         last_batch_size=batches.in_last,
@@ -223,9 +234,28 @@ def _global_rule(batches: Batches, world: World) -> str:
     return f"of {world.replicas_words} together"
 
 
-def _examples_rule(config: Config) -> str:
+def _examples_rule(config: Config, in_all: int) -> str:
     known = known_num_examples(config.data.source, config.data.args) is not None
-    return "built-in data set" if known else "data.num_examples"
+    rule = "built-in data set" if known else "data.num_examples"
+    return f"{rule} {in_all}, without those held out" if config.data.validation_split else rule
+
+
+def _num_validation(config: Config, in_all: int) -> int:
+    """Return how many of all training examples are held out.
+
+    Raises:
+        PlanError: If none or all of them would be.
+    """
+    share = config.data.validation_split
+    found = round(share * in_all)
+    if share and not 0 < found < in_all:
+        raise PlanError(
+            Problem(
+                f"{share:g} of {in_all} examples are {found}; at least one must be held out, and one trained on",
+                "data.validation_split",
+            )
+        )
+    return found
 
 
 def _length(config: Config, steps: int, num_replicas: int) -> tuple[int, int, str]:

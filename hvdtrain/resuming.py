@@ -48,7 +48,7 @@ def _changed_keys(old: Plan, new: Plan) -> list[str]:
 def _what_is_trained(plan: Plan) -> dict[str, str]:
     """Return each block of a configuration as text, without what says where and how long at a time it runs."""
     blocks = {key: value for key, value in plan.config.items() if key not in ELSEWHERE}
-    blocks["training"] = {**blocks["training"], "max_minutes": None}
+    blocks["training"] = {**blocks["training"], "max_minutes": None, "stop_after_epochs": None}
     blocks["checkpoint"] = {**blocks["checkpoint"], "keep": None}
     return {key: json.dumps(value, sort_keys=True) for key, value in blocks.items()}
 

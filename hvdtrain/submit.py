@@ -67,8 +67,8 @@ def submit_config(
     runs = _make_runs(ready, runs_root) if run is None else [run]
     if run is not None:
         make_ready_again(run, ready.first)
-    job_id = _hand_over(ready, runs, is_new=run is None)
-    _note(ready, runs, job_id)
+    job_id = hand_over(ready, runs, is_new=run is None)
+    note(ready, runs, job_id)
     for made in runs[:5]:
         talk(f"run directory: {nice_path(made.path)}")
     talk(f"watch: hvdtrain status {runs[0].short_id}   hvdtrain logs {runs[0].short_id} --follow")
@@ -93,8 +93,8 @@ def choose(config_path: str | None, changes: Changes, resume: str | None, root: 
     return run, dataclasses.replace(ready, runs=(continued(run, ready.first),))
 
 
-def _hand_over(ready: Ready, runs: Sequence[RunDir], *, is_new: bool) -> str:
-    """Submit, and leave nothing behind if the scheduler refuses."""
+def hand_over(ready: Ready, runs: Sequence[RunDir], *, is_new: bool) -> str:
+    """Submit a job for runs that are ready, and return its id; new ones leave nothing behind if it is refused."""
     try:
         return _sbatch(ready, runs)
     except RefusedError:
@@ -191,12 +191,13 @@ def _sbatch(ready: Ready, runs: Sequence[RunDir]) -> str:
 def submit_run(prepared: Prepared, run: RunDir) -> str:
     """Submit the job of one new run directory, and return its id."""
     ready = Ready((prepared,), (None,))
-    job_id = _hand_over(ready, [run], is_new=True)
-    _note(ready, [run], job_id)
+    job_id = hand_over(ready, [run], is_new=True)
+    note(ready, [run], job_id)
     return job_id
 
 
-def _note(ready: Ready, runs: Sequence[RunDir], job_id: str) -> None:
+def note(ready: Ready, runs: Sequence[RunDir], job_id: str) -> None:
+    """Write into run directories which job, or which task of it, is theirs."""
     site = _layout(ready.first).site
     for run, index in zip(runs, ready.indices, strict=True):
         own = job_id if index is None else f"{job_id}_{index}"

@@ -37,6 +37,7 @@ VERBS = {
     "compare": ("compare", "Show the significant differences between two scaling studies."),
     "allreduce": ("allreduce", "Measure how long adding up gradients takes here."),
     "ladder": ("ladder", "Train the workshop's seven models and compare them with what was published."),
+    "sweep": ("sweep", "Train a configuration with many settings, and find the best."),
     "augment": ("augment", "Draw what a configuration's augmentation makes of its images."),
     "evaluate": ("evaluate", "Evaluate a run's newest checkpoint on its test data."),
     "predict": ("predict", "Predict with a run's newest checkpoint; write a submission file."),

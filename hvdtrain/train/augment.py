@@ -27,7 +27,7 @@ def changes(settings: Mapping[str, float] | None, order: Order) -> Change | None
     """
     if not settings or not any(settings.values()):
         return None
-    offset = order.rank * order.num_examples if order.divide else 0
+    offset = order.rank * order.end if order.divide else 0
 
     def change(batch: Any, numbers: tf.Tensor, epoch: tf.Tensor) -> Any:
         images, *others = batch

@@ -158,6 +158,22 @@ class EvaluationPart:
         mark(self.batches, self)
 
 
+def validation_part(arrays: Any, rows: np.ndarray, *, batch_size: int, rank: int, size: int) -> EvaluationPart:
+    """Return one rank's part of examples that were held out of the training data, unequal parts if need be.
+
+    Args:
+        arrays: The training data, a nest of arrays, stored or not.
+        rows: Numbers of the examples that were held out, at least one.
+        batch_size: Examples per step.
+        rank: This rank.
+        size: All ranks.
+    """
+    begin, end = scaling.shard_bounds(len(rows), rank=rank, size=size)
+    mine = rows[begin:end] if begin < end else rows[:1]
+    batches = tf.data.Dataset.from_tensor_slices(mine).batch(batch_size).map(gatherer(tuples(arrays))).prefetch(2)
+    return EvaluationPart(batches.with_options(quiet()), begin < end)
+
+
 def evaluation_part(data: Any, *, batch_size: int | None, rank: int, size: int) -> EvaluationPart:
     """Return one rank's part of the test data; the parts are disjoint and cover everything, unequal if need be.
 

@@ -122,9 +122,19 @@ def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
 
 
 def load(job: Job) -> Data:
-    """Return the user's data, verified against the plan; say it if they are made up in place of others."""
+    """Return the user's data, verified against the plan; say it if they are made up in place of others.
+
+    Raises:
+        UserCodeError: If they are not what the configuration says, or cannot be split as it asks for.
+    """
     config = job.plan.config["data"]
-    data = user_code.load_data(config["source"], job.folder, config["args"], num_examples=job.plan.num_examples)
+    in_all = job.plan.num_examples + job.plan.num_validation
+    data = user_code.load_data(config["source"], job.folder, config["args"], num_examples=in_all)
+    if job.plan.num_validation and not data.is_indexable:
+        raise UserCodeError(
+            f"data.validation_split is for arrays, and {config['source']} returns a tf.data.Dataset: split it there, "
+            "return (train, validation), and set data.validation_split: 0"
+        )
     if data.stands_in_for:
         job.console.say(
             f"WARNING: NOT REAL DATA. Made-up ones of the same form stand in for {data.stands_in_for}: results show "

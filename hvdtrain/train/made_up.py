@@ -28,8 +28,9 @@ def made_up(model: keras.Model, plan: Plan) -> Data:
             f"made-up data: what labels {plan.config['loss']} takes is not known; measure with the run's own data"
         )
     random = np.random.default_rng(0)
-    inputs = [_random(random, plan.num_examples, tensor) for tensor in model.inputs]
-    outputs = [_labels(random, plan, tensor) for tensor in model.outputs]
+    in_all = plan.num_examples + plan.num_validation  # what is held out has its numbers
+    inputs = [_random(random, in_all, tensor) for tensor in model.inputs]
+    outputs = [_labels(random, in_all, plan.config["loss"], tensor) for tensor in model.outputs]
     return Data(train=(_one_or_all(inputs), _one_or_all(outputs)), test=None)
 
 
@@ -40,11 +41,11 @@ def _random(random: np.random.Generator, count: int, tensor: Any) -> np.ndarray:
     return random.random(shape, np.float32)
 
 
-def _labels(random: np.random.Generator, plan: Plan, tensor: Any) -> np.ndarray:
+def _labels(random: np.random.Generator, count: int, loss: str, tensor: Any) -> np.ndarray:
     shape = _shape(tensor)
-    if plan.config["loss"].lower() == SPARSE:
-        return random.integers(shape[-1], size=(plan.num_examples, *shape[:-1]))
-    return random.random((plan.num_examples, *shape), np.float32)
+    if loss.lower() == SPARSE:
+        return random.integers(shape[-1], size=(count, *shape[:-1]))
+    return random.random((count, *shape), np.float32)
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

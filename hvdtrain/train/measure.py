@@ -23,11 +23,11 @@ from hvdtrain.train.callbacks.meter import Meter
 from hvdtrain.train.callbacks.record import Record
 from hvdtrain.train.console import Console
 from hvdtrain.train.data import EpochBatches
+from hvdtrain.train.examples import training_batches, training_order
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.made_up import made_up
 from hvdtrain.train.probes import make_probes
 from hvdtrain.train.stand_in import settle
-from hvdtrain.train.trainer import training_batches, training_order
 
 ENDLESS = 1_000_000
 MEASUREMENT_SCHEMA = 1

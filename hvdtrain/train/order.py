@@ -7,7 +7,7 @@ the order of the samples does not depend on the number of ranks (Goyal et al. 20
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Order:
         rank: This replica.
         size: All replicas.
         divide: Whether each replica sees the whole set in an order of its own (`epoch_splitting: divide`).
+        chosen: Which examples of a larger set these are, rising; None: they are all there are.
     """
 
     num_examples: int
@@ -37,6 +38,7 @@ class Order:
     rank: int
     size: int
     divide: bool = False
+    chosen: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def batch_size(self) -> int:
@@ -66,10 +68,16 @@ class Order:
         )
         return ordinary, last
 
+    @property
+    def end(self) -> int:
+        """The number after that of the last example."""
+        return self.num_examples if self.chosen is None else int(self.chosen[-1]) + 1
+
     def permutation(self, epoch: int) -> np.ndarray:
         """Return all example numbers in the order of one epoch, shape (num_examples,)."""
         stream = (self.seed, epoch, self.rank) if self.divide else (self.seed, epoch)
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))).permutation(self.num_examples)
+        order = np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))).permutation(self.num_examples)
+        return order if self.chosen is None else self.chosen[order]
 
     def batches(self, epoch: int) -> np.ndarray:
         """Return this replica's example numbers in one epoch, shape (steps_per_epoch, batch_size).
@@ -98,3 +106,15 @@ class Order:
 
     def _part(self, num_examples: int) -> tuple[int, int]:
         return shard_bounds(num_examples, rank=0 if self.divide else self.rank, size=self._sharers)
+
+
+def hold_out(num_examples: int, num_validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the examples to train on, and of those held out; both rising.
+
+    >>> trained, held_out = hold_out(10, 3, seed=0)
+    >>> len(trained), len(held_out), sorted([*trained, *held_out]) == list(range(10))
+    (7, 3, True)
+    """
+    stream = np.random.SeedSequence((seed, num_examples))
+    order = np.random.Generator(np.random.Philox(stream)).permutation(num_examples)
+    return np.sort(order[num_validation:]), np.sort(order[:num_validation])

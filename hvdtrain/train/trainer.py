@@ -13,7 +13,6 @@ from hvdtrain import metrics as records
 from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat, initial_weights
-from hvdtrain.train.augment import changes
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -28,12 +27,12 @@ from hvdtrain.train.callbacks import (
 )
 from hvdtrain.train.callbacks.curves import Curves
 from hvdtrain.train.callbacks.global_metrics import local_only
-from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, stop_file, time_is_over
+from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, StopAfterEpoch, after_epochs, stop_file, time_is_over
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.callbacks.timeline import Timeline
-from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
-from hvdtrain.train.deal import user_dataset_batches
+from hvdtrain.train.data import EpochBatches, EvaluationPart
+from hvdtrain.train.examples import held_out_part, test_part, training_batches, training_order
 from hvdtrain.train.job import Job, agreed, prepare
 from hvdtrain.train.order import Order
 from hvdtrain.train.stand_in import require_same_kind, settle
@@ -67,6 +66,9 @@ def train(job: Job) -> dict[str, Any]:
         job.console.say(f"resuming after epoch {epochs_done}{within} (step {found.step})")
     if job.comm.rank == 0:
         job.run.exit.unlink(missing_ok=True)
+    stop_after = plan.config["training"]["stop_after_epochs"]
+    if stop_after is not None and stop_after <= epochs_done < plan.epochs:
+        raise StoppedError(after_epochs(stop_after))
     job.write(
         "start",
         num_ranks=plan.num_ranks,
@@ -91,47 +93,6 @@ def train(job: Job) -> dict[str, Any]:
     return summary
 
 
-def training_order(job: Job) -> Order:
-    """Return which examples this replica sees at which step."""
-    plan, comm = job.plan, job.comm
-    divide = plan.config["data"]["epoch_splitting"] == "divide"
-    return Order(
-        num_examples=plan.num_examples,
-        examples_per_step=plan.batch_size_per_replica if divide else plan.global_batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        seed=plan.config["training"]["seed"],
-        rank=comm.rank,
-        size=comm.size,
-        divide=divide,
-    )
-
-
-def training_batches(job: Job, data: Data, order: Order) -> Any:
-    """Return what `fit` iterates over: batches of arrays must be told the epoch."""
-    change = changes(job.plan.config["data"]["augment"], order)
-    if data.is_indexable:
-        return EpochBatches(data.train, order, change=change)
-    if change is not None:
-        raise UserCodeError("data.augment is for arrays; a tf.data.Dataset is changed where it is made, with map")
-    rank, size = (0, 1) if order.divide else (job.comm.rank, job.comm.size)
-    return user_dataset_batches(
-        data.train,
-        global_batch_size=order.examples_per_step,
-        steps=order.steps_per_epoch,
-        num_examples=order.num_examples,
-        rank=rank,
-        size=size,
-    )
-
-
-def test_part(job: Job, data: Data) -> EvaluationPart | None:
-    """Return this rank's part of the test data, or None."""
-    if data.test is None:
-        return None
-    batch_size = job.plan.batch_size_per_replica * job.plan.num_devices
-    return evaluation_part(data.test, batch_size=batch_size, rank=job.comm.rank, size=job.comm.size)
-
-
 def fit(
     job: Job,
     model: keras.Model,
@@ -144,7 +105,7 @@ def fit(
 ) -> None:
     """Run Keras's own fit with the callbacks that keep ranks together."""
     plan = job.plan
-    test = test_part(job, data)
+    test = held_out_part(job, data)
     epochs_done, steps_done = position(found)
     lead = LeadTime(plan.config["slurm"]["stop_lead_s"], job.console.say)
 
@@ -194,6 +155,7 @@ def fit(
                 AgreeStop(job.comm),
                 *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
                 saver,
+                *stops(job, saver),
                 *([lead] if job.is_batch and plan.config["slurm"]["stop_lead_s"] else []),
                 *interrupts(job, saver, steps_done=steps_done),
             ],
@@ -217,6 +179,12 @@ def timelines(job: Job, model: keras.Model) -> list[Timeline]:
     steps = {"first": wanted["first_step"], "last": wanted["last_step"]}
     per_execution = model.steps_per_execution
     return [Timeline(job.comm, job.run.timeline, **steps, steps_per_execution=per_execution, say=job.console.say)]
+
+
+def stops(job: Job, saver: Saver) -> list[StopAfterEpoch]:
+    """Return what ends this start of the run after some epochs."""
+    num_epochs = job.plan.config["training"]["stop_after_epochs"]
+    return [] if num_epochs is None else [StopAfterEpoch(num_epochs, save=saver.save)]
 
 
 def interrupts(job: Job, saver: Saver, *, steps_done: int) -> list[Interrupt]:
@@ -270,6 +238,7 @@ def summarise(job: Job, model: keras.Model, record: Record, proof: SyncProof, *,
         "parameters": model.count_params(),
         "digest": proof.digest,
         "sync_checks": proof.num_checks,
+        "num_validation": job.plan.num_validation,
         "rank0_only_metrics": local_only(model) if job.comm.size > 1 else [],
         "metrics": record.last_logs,
         "first_step_time": record.first_step_time,

@@ -20,6 +20,21 @@ def fully_connected(
     )
 
 
+def dense_dropout(
+    units: int = 64, dropout: float = 0.2, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10
+) -> keras.Model:
+    """Return one layer of units with dropout: the network whose settings the workshop searches."""
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            layers.Flatten(),
+            layers.Dense(units, activation="relu"),
+            layers.Dropout(dropout),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
 def cnn_one(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
     """Return the network with one convolution, 542,230 parameters on 28 x 28 images."""
     return keras.Sequential(

@@ -99,6 +99,31 @@ class Interrupt(keras.callbacks.Callback):
         raise StoppedError(found or "rank 0 asked for it")
 
 
+class StopAfterEpoch(keras.callbacks.Callback):
+    """Stop after so many epochs with the state saved; every rank counts alike. Place it after `Saver`.
+
+    Args:
+        num_epochs: Epochs of the whole run, not of this start.
+        save: Called on all ranks before they stop.
+    """
+
+    def __init__(self, num_epochs: int, *, save: Callable[[], None]) -> None:
+        super().__init__()
+        self._num_epochs = num_epochs
+        self._save = save
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stop, unless this was the end of it all."""
+        if self._num_epochs <= epoch + 1 < self.params["epochs"] and not self.model.stop_training:
+            self._save()
+            raise StoppedError(after_epochs(self._num_epochs))
+
+
+def after_epochs(num_epochs: int) -> str:
+    """Return the reason of a run that stops after some epochs."""
+    return f"training.stop_after_epochs {num_epochs}"
+
+
 def time_is_over(minutes: float, began: float) -> Reason:
     """Return the reason of a limited run.
 
