@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -22,13 +21,10 @@ from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
 from hvdtrain.train.devices import split_cpu
 from hvdtrain.train.exchange import Exchange
-from hvdtrain.train.failure import PeerFailedError, exit_code
 from hvdtrain.train.losses import make_loss
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.user_code import Data
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,26 +80,6 @@ def prepare(job: Job) -> tuple[Data, keras.Model]:
         model = build(job, data)
         compile_model(model, plan, job.comm, job.folder)
     return data, model
-
-
-def agreed(comm: Comm, work: Callable[[], T]) -> T:
-    """Do something that may fail on some ranks only, and go on only if it worked on all.
-
-    Raises:
-        PeerFailedError: On the ranks that did not fail first.
-    """
-    problem: Exception | None = None
-    try:
-        result = work()
-    except Exception as error:
-        problem = error
-    codes = comm.gather_json(exit_code(problem) if problem else 0, name="agree")
-    first = next((rank for rank, code in enumerate(codes) if code), None)
-    if first is None:
-        return result
-    if problem is not None and first == comm.rank:
-        raise problem
-    raise PeerFailedError(first, codes[first])
 
 
 def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:

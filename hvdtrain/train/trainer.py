@@ -13,6 +13,7 @@ from hvdtrain import metrics as records
 from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat, initial_weights
+from hvdtrain.train.agree import agreed
 from hvdtrain.train.augment import changes
 from hvdtrain.train.callbacks import (
     AgreeStop,
@@ -34,7 +35,7 @@ from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.callbacks.timeline import Timeline
 from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
 from hvdtrain.train.deal import user_dataset_batches
-from hvdtrain.train.job import Job, agreed, prepare
+from hvdtrain.train.job import Job, prepare
 from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore, restore_final
 from hvdtrain.train.sync_batch_norm import small_batch_hint
