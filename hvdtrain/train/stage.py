@@ -48,8 +48,8 @@ def stage(
         HvdtrainError: On all ranks, what went wrong on one of them first.
     """
     began = time.monotonic()
-    one = isinstance(paths, (str, os.PathLike))
-    at = f"stage({os.fspath(paths) if one else list(map(os.fspath, paths))!r}, to={to!r})"
+    named = [str(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    at = f"stage({', '.join(named)}; to={to})"
     found = agreed_values(comm, lambda: _first_look(paths) if comm.rank == 0 else None, at)[0]
     listing, token = Listing.from_json(found["listing"]), found["token"]
     folder = agreed(comm, lambda: job_folder(disk_folder(to, environ), environ), at)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from hvdtrain.workshop import data
 
 HELD_OUT = (8, 9)
 NUM_CLASSES = 10
-DATASETS = {"digits": data.digits, "mnist": data.mnist}
+DATASETS: dict[str, Callable[[], data.Split]] = {"digits": data.digits, "mnist": data.mnist}
 HEAD = ("held out", "embedding: of the two", "of all ten", "pixels: of the two", "of all ten", "known classes")
 
 
