@@ -47,9 +47,10 @@ from hvdtrain.train.comm import Comm, joined
 from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
+from hvdtrain.train.records import tfrecords
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import restore
-from hvdtrain.train.stored import image_folder, tfrecords
+from hvdtrain.train.stored import image_folder
 from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 from hvdtrain.train.world import World, wake_up
 

@@ -46,7 +46,7 @@ def measure(job: Job) -> dict[str, Any]:
     data, model = agreed(job.comm, lambda: prepare(job))
     if settings["data"] == "synthetic":
         data = agreed(job.comm, lambda: made_up(model, plan))
-    order = training_order(job)
+    order = training_order(job, data)
     batches = training_batches(job, data, order)
     is_epochs = isinstance(batches, EpochBatches)
     dataset = batches.dataset() if is_epochs else batches

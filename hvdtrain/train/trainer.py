@@ -33,11 +33,12 @@ from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, stop_file, tim
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.callbacks.timeline import Timeline
-from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part
+from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, own_order
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job, prepare
 from hvdtrain.train.order import Order
 from hvdtrain.train.state import restore, restore_final
+from hvdtrain.train.stored import OwnFiles
 from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.user_code import Data
 
@@ -72,7 +73,7 @@ def train(job: Job) -> dict[str, Any]:
         initial_epoch=epochs_done,
         initial_steps=steps_done,
     )
-    order = training_order(job)
+    order = training_order(job, data)
     batches = training_batches(job, data, order)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write, steps_done=steps_done, progress=job.show_progress)
@@ -88,11 +89,11 @@ def train(job: Job) -> dict[str, Any]:
     return summary
 
 
-def training_order(job: Job) -> Order:
+def training_order(job: Job, data: Data) -> Order:
     """Return which examples this replica sees at which step."""
     plan, comm = job.plan, job.comm
     divide = plan.config["data"]["epoch_splitting"] == "divide"
-    return Order(
+    order = Order(
         num_examples=plan.num_examples,
         examples_per_step=plan.batch_size_per_replica if divide else plan.global_batch_size,
         steps_per_epoch=plan.steps_per_epoch,
@@ -101,6 +102,11 @@ def training_order(job: Job) -> Order:
         size=comm.size,
         divide=divide,
     )
+    if not isinstance(data.train, OwnFiles):
+        return order
+    own = own_order(order, data.train)
+    job.console.say(own.balance_text)
+    return own
 
 
 def training_batches(job: Job, data: Data, order: Order) -> Any:

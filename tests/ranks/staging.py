@@ -1,4 +1,4 @@
-"""Cases about staging. Ranks with even and odd numbers play two nodes: each writes to a folder of its own."""
+"""Cases about staging and files of a rank's own. Even and odd ranks play two nodes, each with its own disk."""
 
 import contextlib
 import filecmp
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+import hvdtrain.keras as hk
 from hvdtrain.train import stage_local, stage_stream
 from hvdtrain.train.agree import agreed
 from hvdtrain.train.comm import Comm
+from hvdtrain.train.data import evaluation_part, origin
 from hvdtrain.train.failure import exit_code
 from hvdtrain.train.stage import stage
 
@@ -41,7 +44,7 @@ def own_disk(comm: Comm, folder: Path) -> Iterator[Path]:
     disk = folder / f"node {comm.rank % NUM_NODES}"
     disk.mkdir(exist_ok=True)
     before = stage_stream.PIECE_BYTES
-    stage_stream.PIECE_BYTES = 2**17
+    stage_stream.PIECE_BYTES = 2**19
     os.environ["OWN_DISK"] = str(disk)
     try:
         yield disk
@@ -169,3 +172,44 @@ def case_staging_faults(comm: Comm, folder: Path) -> dict:
         comm.gather_json("left", name="left")
         results["gone"] = not copy.exists()
     return results
+
+
+def case_own_files(comm: Comm, folder: Path) -> dict:
+    """Five files of records of very different length, one image of each number, and few images."""
+    counts = (40, 3, 12, 7, 11)
+    if comm.rank == 0:
+        first = 0
+        for number, count in enumerate(counts):
+            with tf.io.TFRecordWriter(str(folder / f"{number}.tfrecord")) as writer:
+                for value in range(first, first + count):
+                    writer.write(str(value).encode())
+            first += count
+        for value in range(7):
+            (folder / "images" / "ab"[value % 2]).mkdir(parents=True, exist_ok=True)
+            image = tf.io.encode_png(np.full((2, 2, 1), value, np.uint8)).numpy()
+            (folder / "images" / "ab"[value % 2] / f"{value}.png").write_bytes(image)
+    comm.gather_json("written", name="written")
+
+    def parse(records: Any) -> Any:
+        values = tf.strings.to_number(records, tf.int64)
+        return values, values
+
+    data = hk.tfrecords(str(folder / "*.tfrecord"), parse, own_files=True)
+    descriptors = [place for place in Path("/proc/self/fd").iterdir() if place.is_symlink()]
+    opened = {os.path.basename(os.readlink(place)) for place in descriptors}
+    batches = hk.shard(data, batch_size=4)
+    epochs = []
+    for epoch in (0, 1, 0):
+        origin(batches).tell(epoch)
+        epochs.append([x.numpy().tolist() for x, _ in batches])
+    part = {"batch_size": 8, "rank": comm.rank, "size": comm.size}
+    images = hk.image_folder(folder / "images", own_files=True)
+    pixels = evaluation_part(images, **part).batches
+    return {
+        "opened": sorted(name for name in opened if name.endswith(".tfrecord")),
+        "epochs": epochs,
+        "evaluated": [int(value) for x, _ in evaluation_part(data, **part).batches for value in x],
+        "images": [round(float(image[0, 0, 0]) * 255) for x, _ in pixels for image in x.numpy()],
+        "labels": [int(label) for _, y in pixels for label in y],
+        "few": outcome(lambda: hk.tfrecords(str(folder / "1.tfrecord"), parse, own_files=True)),
+    }
