@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvdtrain.errors import CorruptError, ExitCode, NoSpaceError, UserCodeError
+from hvdtrain.config import Config
+from hvdtrain.errors import ConfigError, CorruptError, ExitCode, NoSpaceError, UserCodeError
 from hvdtrain.train import stage_local
 from hvdtrain.train.stage_local import LocalCopy, digest, disk_folder, job_folder
 from hvdtrain.train.stage_source import Listing, Reader, SourceFile, find
@@ -79,6 +82,83 @@ def test_ranks_that_differ_are_told_on_all_ranks(results):
     assert values[0]["missing"][2].endswith("nowhere: cannot be staged: No such file or directory")
     assert "no folder that can be written to" in values[0]["no such disk"][2]
     assert all(value["left"] == [] and value["then"] and value["gone"] for value in values)
+
+
+# -- in a configuration -------------------------------------------------------------------------
+
+CODE = """
+import keras
+import numpy as np
+import tensorflow as tf
+import hvdtrain.keras as hk
+
+
+def parse(records):
+    values = tf.strings.to_number(records, tf.float32)
+    return values[:, None], tf.cast(values > 30, tf.int64)
+
+
+def load(folder, test):
+    print("reads", folder, test)
+    return hk.tfrecords(f"{folder}/*.tfrecord", parse, own_files=True), hk.tfrecords(test, parse, own_files=True)
+
+
+def build():
+    return keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(2, activation="softmax")])
+"""
+
+
+def test_a_run_reads_the_copies_of_the_paths_that_are_named(tmp_path: Path, require_horovod: None):
+    shared = tmp_path / "shared"
+    (shared / "train").mkdir(parents=True)
+    values = np.arange(64)
+    for name, part in {"train/a": values[:40], "train/b": values[40:60], "test": values, "test b": values}.items():
+        with tf.io.TFRecordWriter(str(shared / f"{name}.tfrecord")) as writer:
+            for value in part:
+                writer.write(str(value).encode())
+    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "disk").mkdir()
+    config = {
+        "name": "staged",
+        "model": {"source": "mine:build"},
+        "data": {
+            "source": "mine:load",
+            "args": {"folder": str(shared / "train"), "test": str(shared / "test*")},
+            "num_examples": 60,
+            "stage": {"args": ["folder", "test"], "to": str(tmp_path / "disk"), "keep": False},
+        },
+        "training": {"epochs": 2, "batch_size_per_replica": 4},
+        "launch": {"num_ranks": 2},
+    }
+    (tmp_path / "mine.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "hvdtrain", "run", "mine.yaml"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert f"staged {shared}/train: 2 files" in said
+    assert f"staged {shared}: 2 files" in said
+    assert "own files: ranks have 20 to 40 examples and use 28 in each epoch; up to 8 are used twice" in said
+    assert f"reads {tmp_path}/disk/hvdtrain-" in said
+    assert list((tmp_path / "disk").iterdir()) == [], "the copies are not to stay"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"floder": "x"}, "data.args has no 'folder' to copy; did you mean 'floder'"),
+        ({"folder": 3}, "data.args.folder must be a path, a pattern or a list of paths; got 3"),
+    ],
+)
+def test_what_cannot_be_a_path_is_said_before_anything_starts(args: dict[str, object], words: str):
+    with pytest.raises(ConfigError, match=words):
+        Config.model_validate(
+            {
+                "name": "staged",
+                "model": {"source": "mine:build"},
+                "data": {"source": "mine:load", "args": args, "stage": {"args": ["folder"]}},
+                "training": {"epochs": 1, "batch_size_per_replica": 1},
+            }
+        )
 
 
 # -- who reads what -----------------------------------------------------------------------------

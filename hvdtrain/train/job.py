@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.losses import make_loss
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
+from hvdtrain.train.stage import stage
 from hvdtrain.train.user_code import Data
 
 
@@ -100,7 +102,19 @@ def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
 def load(job: Job) -> Data:
     """Return the user's data, verified against the plan."""
     config = job.plan.config["data"]
-    return user_code.load_data(config["source"], job.folder, config["args"], num_examples=job.plan.num_examples)
+    args = staged(config["args"], config.get("stage"), job)
+    return user_code.load_data(config["source"], job.folder, args, num_examples=job.plan.num_examples)
+
+
+def staged(args: Mapping[str, Any], settings: Mapping[str, Any] | None, job: Job) -> dict[str, Any]:
+    """Return the arguments with the paths of copies on this node's disk in place of those that are to be staged."""
+    if settings is None:
+        return dict(args)
+    copies: dict[str, Any] = {}
+    for name in settings["args"]:
+        found = stage(args[name], job.comm, to=settings["to"], keep=settings["keep"], say=job.console.say)
+        copies[name] = str(found) if isinstance(found, Path) else [str(place) for place in found]
+    return {**args, **copies}
 
 
 def build(job: Job, data: Data) -> keras.Model:
