@@ -28,8 +28,9 @@ from hvdtrain.runner import rank_environment
 
 BATCH_SIZE, GAMMA = 64, 0.7
 TORCH = "PyTorch"
-HEAD = ("", "test accuracy, %", "train and test, s", "with start-up, s", "n")
-RATIO_HEAD = ("time of PyTorch over that of", "train and test", "95 % interval", "with start-up", "95 % interval", "n")
+HEAD = ("", "test accuracy, %", "train and test, s", "with start-up, s", "CPU time, s", "n")
+MEASURES = ("seconds", "all_seconds", "cpu_s")
+RATIO_HEAD = ("PyTorch / hvdtrain", "train and test", "with start-up", "CPU time", "n")
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,20 @@ class Outcome:
         accuracy: On the test images, after the last epoch.
         seconds: From data in memory to the end of the last test.
         all_seconds: From the launch to its end.
+        cpu_s: CPU time of all its processes, from the launch to its end.
     """
 
     accuracy: float
     seconds: float
     all_seconds: float
+    cpu_s: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = parse(arguments)
+    if options.cores is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     arms = [TORCH, *(keras_name(ranks) for ranks in options.ranks)]
     found: dict[str, dict[int, Outcome]] = {arm: {} for arm in arms}
     for seed in range(options.seeds):
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{describe(gather_facts())}.")
     print(
         f"{options.epochs} epoch{'s' if options.epochs > 1 else ''} of 60,000 images, batch {BATCH_SIZE} in all. "
-        "Accuracy: mean +- standard error; seconds: median and range."
+        "Accuracy: mean +- standard error; seconds: median and range; ratios: median and 95 % interval."
     )
 
 
@@ -74,8 +79,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=1, help="default 1; the example's own default is 14")
     parser.add_argument("--seeds", type=int, default=5, help="launches of each arm (default 5)")
+    parser.add_argument("--cores", type=int, help="that all arms may use (default: all)")
     parser.add_argument("--ranks", type=numbers, default=(1, 2), help="of the arms in Keras (default 1,2)")
     options = parser.parse_args(arguments)
+    cores = len(os.sched_getaffinity(0))
+    if options.cores is not None and not 1 <= options.cores <= cores:
+        parser.error(f"--cores must be 1 to {cores}")
     if options.epochs < 1 or options.seeds < 2:
         parser.error("--epochs must be 1 at least, --seeds 2 at least")
     if any(BATCH_SIZE % ranks for ranks in options.ranks):
@@ -117,15 +126,16 @@ def launch(arm: str, seed: int, options: argparse.Namespace) -> Outcome:
             config = folder / "config.yaml"
             config.write_text(json.dumps(configuration(ranks, seed, options.epochs)), encoding="utf-8")  # JSON is YAML
             command = ["-m", "hvdtrain", "run", str(config), "--runs", str(folder / "runs")]
-        began = time.monotonic()
+        began, used = time.monotonic(), os.times()
         code, _ = execute_logged([sys.executable, *command], rank_environment(os.environ), folder / "log")
-        seconds = time.monotonic() - began
+        seconds, now = time.monotonic() - began, os.times()
+        cpu_s = now.children_user + now.children_system - used.children_user - used.children_system
         if code:
             raise HvdtrainError(
                 f"{arm}, seed {seed}: ended with code {code}; the end of its log:\n{tail(folder / 'log')}"
             )
         accuracy, training_s = of_torch(folder) if arm == TORCH else of_run(folder)
-    return Outcome(accuracy, training_s, seconds)
+    return Outcome(accuracy, training_s, seconds, cpu_s)
 
 
 def configuration(ranks: int, seed: int, epochs: int) -> dict[str, object]:
@@ -164,20 +174,20 @@ def tables(found: Mapping[str, Mapping[int, Outcome]]) -> str:
     for arm, outcomes in found.items():
         accuracies = [100 * one.accuracy for one in outcomes.values()]
         error = statistics.stdev(accuracies) / len(accuracies) ** 0.5
-        times = [spread([getattr(one, name) for one in outcomes.values()]) for name in ("seconds", "all_seconds")]
+        times = [spread([getattr(one, name) for one in outcomes.values()]) for name in MEASURES]
         rows.append([arm, f"{statistics.mean(accuracies):.2f} +- {error:.2f}", *times, str(len(outcomes))])
     ratios = [ratio_row(arm, found) for arm in found if arm != TORCH]
     return table(HEAD, rows, markdown=True) + "\n\n" + table(RATIO_HEAD, ratios, markdown=True)
 
 
 def ratio_row(arm: str, found: Mapping[str, Mapping[int, Outcome]]) -> list[str]:
-    """Return how many times longer PyTorch took, both ways of counting, launch by launch."""
+    """Return how many times as long PyTorch took, seed by seed."""
     row = [arm]
-    for name in ("seconds", "all_seconds"):
+    for name in MEASURES:
         theirs, ours = ({seed: getattr(one, name) for seed, one in found[key].items()} for key in (TORCH, arm))
         ratio = estimate(paired_ratios(theirs, ours))
         assert ratio is not None
-        row += [f"{ratio.median:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}"]
+        row.append(f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
     return [*row, str(len(found[arm]))]
 
 

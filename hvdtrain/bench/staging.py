@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{describe(gather_facts())}.")
     print(
         f"{options.ranks} ranks on {options.nodes} nodes that are folders, {num_bytes / 1e6:.0f} MB in {NUM_FILES} "
-        f"TFRecord files, {options.epochs} epochs; source and copies on one disk, in the system's cache. Medians (quartiles)."
+        f"TFRecord files, {options.epochs} epochs; source and copies on one disk, in its cache. Medians (quartiles)."
     )
 
 

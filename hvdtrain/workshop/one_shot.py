@@ -55,15 +55,15 @@ def known_classes(dataset: str = "digits", held_out: Sequence[int] = HELD_OUT) -
     return of_known(train), of_known(test)
 
 
-def embedding_network(
-    input_shape: Sequence[int] = (8, 8, 1), num_classes: int = NUM_CLASSES - 2, dimensions: int = 64
-) -> keras.Model:
-    """Return a network whose last layer sees directions only: each class has one, and the nearest wins.
+def embedding_network(input_shape: Sequence[int] = (8, 8, 1), num_classes: int = NUM_CLASSES - 2) -> keras.Model:
+    """Return a network whose last layer sees directions only.
+
+    The embedding is what convolutions find, and where. A fully connected layer behind them would know the eight classes
+    better, and new ones worse: it keeps only what tells those eight apart.
 
     Args:
         input_shape: Of an image.
         num_classes: That it learns.
-        dimensions: Of the space in which directions lie.
     """
     return keras.Sequential(
         [
@@ -76,10 +76,9 @@ def embedding_network(
             layers.MaxPooling2D(2),
             layers.Dropout(0.25),
             layers.Flatten(),
-            layers.Dense(dimensions),
             layers.UnitNormalization(name="embedding"),
-            layers.Rescaling(16.0),  # cosines lie between -1 and 1, too near to each other for a softmax
-            layers.Dense(num_classes, use_bias=False, kernel_constraint="unit_norm", activation="softmax"),
+            layers.Rescaling(20.0),  # values of length 1 lie too near to each other for a softmax
+            layers.Dense(num_classes, activation="softmax"),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""One rank of `hvdtrain.bench.staging`, which leaves task.json: `python -m hvdtrain.train.bench.stage_worker FOLDER`."""
+"""One rank of `hvdtrain.bench.staging`: `python -m hvdtrain.train.bench.stage_worker FOLDER`, which holds task.json."""
 
 from __future__ import annotations
 
