@@ -33,12 +33,12 @@ def test_other_than_two_digits_are_refused(held_out: object):
 def test_directions_that_tell_digits_apart_score_full_and_others_by_chance():
     labels = np.repeat(np.arange(10), 30)
     apart = (np.eye(10)[labels], labels)
-    found = score(apart, apart, [3, 7], num_draws=20)
+    found = score(np.asarray, apart, apart, [3, 7], num_draws=20)
     assert (found.of_two == 1).all()
     assert (found.of_ten == 1).all()
     random = np.random.default_rng(0)
-    blind = (pixels(random.normal(size=(300, 50))), labels)
-    found = score(blind, (pixels(random.normal(size=(300, 50))), labels), [3, 7], num_draws=300)
+    blind, asked = ((random.normal(size=(300, 50)), labels) for _ in range(2))
+    found = score(pixels, blind, asked, [3, 7], num_draws=300)
     assert found.of_two.mean() == pytest.approx(0.5, abs=0.03)
     assert found.of_ten.mean() == pytest.approx(0.1, abs=0.03)
 

@@ -112,27 +112,38 @@ class Score:
 
 
 def score(
-    examples: data.Examples, questions: data.Examples, held_out: Sequence[int], *, num_draws: int, seed: int = 0
+    see: Callable[[np.ndarray], np.ndarray],
+    examples: data.Examples,
+    questions: data.Examples,
+    held_out: Sequence[int],
+    *,
+    num_draws: int,
+    seed: int = 0,
 ) -> Score:
     """Draw one example of each digit, again and again, and let each image be of the digit of the nearest one.
 
     Args:
-        examples: Directions to draw from, and their digits.
-        questions: Directions to be recognised; those of the two held-out digits are asked.
+        see: Makes directions of images.
+        examples: Images to draw from, and their digits.
+        questions: Images to be recognised, and their digits; those of the two held-out digits are asked.
         held_out: The two digits.
         num_draws: How often.
         seed: Of the draws.
     """
     random = np.random.default_rng(seed)
     is_asked = np.isin(questions[1], held_out)
-    asked, truth = questions[0][is_asked], questions[1][is_asked]
-    two, ten = [], []
-    for _ in range(num_draws):
-        drawn = [random.choice(np.flatnonzero(examples[1] == digit)) for digit in range(NUM_CLASSES)]
-        nearness = asked @ examples[0][drawn].T  # cosines, shape (questions, 10)
-        ten.append(np.mean(nearness.argmax(1) == truth))
-        two.append(np.mean(np.asarray(held_out)[nearness[:, held_out].argmax(1)] == truth))
-    return Score(np.array(two), np.array(ten))
+    asked, truth = see(questions[0][is_asked]), questions[1][is_asked]
+    drawn = np.stack(
+        [random.choice(np.flatnonzero(examples[1] == digit), num_draws) for digit in range(NUM_CLASSES)], 1
+    )
+    different, places = np.unique(drawn, return_inverse=True)
+    nearness = asked @ see(examples[0][different]).T  # cosines of each image asked with each example
+    of_two, of_ten = [], []
+    for columns in places.reshape(drawn.shape):
+        near = nearness[:, columns]
+        of_ten.append(np.mean(near.argmax(1) == truth))
+        of_two.append(np.mean(np.asarray(held_out)[near[:, held_out].argmax(1)] == truth))
+    return Score(np.array(of_two), np.array(of_ten))
 
 
 # -- the table ----------------------------------------------------------------------------------
@@ -143,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hvdtrain.workshop.one_shot", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories or short ids")
     parser.add_argument("--runs", dest="root", type=Path, default=Path(RUNS), help=f"where runs lie (default {RUNS})")
-    parser.add_argument("--draws", type=int, default=1000, help="of one example of each digit (default 1000)")
+    parser.add_argument("--draws", type=int, default=500, help="of one example of each digit (default 500)")
     options = parser.parse_args(arguments)
     if options.draws < 2:
         parser.error("--draws: must be 2 at least, or there is no standard error")
@@ -176,7 +187,7 @@ def measured(run: RunDir, *, num_draws: int) -> list[np.ndarray]:
     model = trained_model(run)
     columns = []
     for see in (lambda images: embed(model, images), pixels):
-        found = score((see(train[0]), train[1]), (see(test[0]), test[1]), held_out, num_draws=num_draws)
+        found = score(see, train, test, held_out, num_draws=num_draws)
         columns += [found.of_two, found.of_ten]
     x, y = known_classes(**config["data"]["args"])[1]
     right = model.predict(x, batch_size=512, verbose=0).argmax(1) == y
