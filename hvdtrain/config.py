@@ -63,6 +63,20 @@ class AugmentConfig(Section):
     noise: NonNegativeFloat = Field(0.0, description="Standard deviation of noise in every value.")
 
 
+class StageConfig(Section):
+    """Copy data to each node's own disk before training; each byte is read from the shared file system once per job."""
+
+    args: Annotated[list[Text], Field(min_length=1)] = Field(
+        description="Names in data.args: files, folders or patterns to copy; the function gets the copies' paths."
+    )
+    to: Text = Field(
+        "auto",
+        description="A folder on each node's own disk, with variables: '/scratch/$USER'. auto: the first that there is "
+        "of $SLURM_TMPDIR, $TMPDIR and /tmp.",
+    )
+    keep: Bool = Field(True, description="Whether the copy stays when training has ended, for the next start.")
+
+
 class DataConfig(Section):
     """Where the data come from and how ranks share them."""
 
@@ -94,6 +108,7 @@ class DataConfig(Section):
         "test data: for choices. 0: none. Arrays only.",
     )
     validation_seed: Seed = Field(0, description="Decides which examples are held out; training.seed does not.")
+    stage: StageConfig | None = Field(None, description="Copy data to each node's own disk first; null: read directly.")
 
 
 class TrainingConfig(Section):

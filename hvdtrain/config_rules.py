@@ -160,6 +160,16 @@ def _env_once(pass_env: list[str], env: dict[str, str]) -> str | None:
     return f"{', '.join(both)}: either passed on or set in launch.env, not both" if both else None
 
 
+def _stage_fits(stage: Mapping[str, Any] | None, args: Mapping[str, Any]) -> str | None:
+    for name in stage["args"] if stage else ():
+        if name not in args:
+            return f"data.args has no {name!r} to copy{did_you_mean(name, args) or '; name one of its arguments'}"
+        paths = args[name] if isinstance(args[name], list | tuple) else [args[name]]
+        if not all(isinstance(path, str) for path in paths):
+            return f"data.args.{name} must be a path, a pattern or a list of paths; got {shown(args[name])}"
+    return None
+
+
 def _no_duplicates(names: list[str]) -> str | None:
     twice = ", ".join(shown(name) for name, count in Counter(names).items() if count > 1)
     return f"each name once; got {shorten(twice)} more than once" if twice else None
@@ -238,6 +248,7 @@ RULES = (
     Rule("slurm.options", _options_fit),
     Rule("slurm.nodes slurm.ranks_per_node launch.num_ranks", _nodes_divide),
     Rule("timeline", _timeline_in_order),
+    Rule("data.stage data.args", _stage_fits),
     Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),
 )
 

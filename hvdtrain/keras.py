@@ -23,9 +23,11 @@ import keras
 
 from hvdtrain import scaling
 from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
+from hvdtrain.launch.rank import rank_info
 from hvdtrain.train import checkpoint as _checkpoint
 from hvdtrain.train import data as _data
 from hvdtrain.train import inference as _inference
+from hvdtrain.train import stage as _stage
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -41,13 +43,14 @@ from hvdtrain.train.callbacks import (
     flat,
     on_this_rank,
 )
-from hvdtrain.train.comm import Comm
+from hvdtrain.train.comm import Comm, joined
 from hvdtrain.train.exchange import Exchange
 from hvdtrain.train.failure import install_excepthook
 from hvdtrain.train.optimizer import distribute
+from hvdtrain.train.records import tfrecords
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.state import restore
-from hvdtrain.train.stored import image_folder, tfrecords
+from hvdtrain.train.stored import image_folder
 from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 from hvdtrain.train.world import World, wake_up
 
@@ -64,6 +67,7 @@ __all__ = [
     "predict",
     "scaled_learning_rate",
     "shard",
+    "stage",
     "tfrecords",
 ]
 
@@ -161,6 +165,38 @@ def shard(
     """
     comm = _require_world().comm
     return _data.training_part(data, comm, batch_size=batch_size, seed=seed, remainder=remainder, length=length)
+
+
+def stage(files: Any, *, to: str = "auto", keep: bool = True) -> Any:
+    """Copy data from the shared file system to each node's own disk, and return where they are there.
+
+    Each byte is read from the shared file system once per job: every rank reads an even share of all bytes and sends it
+    to the other nodes, whose ranks share one copy. Files that are there already, by size and time of change, are not
+    read again. Call it on every rank, in a script after `init`, or in the data function of a configuration.
+
+        folder = hk.stage("/project/images")
+        return hk.image_folder(folder / "train"), hk.image_folder(folder / "test")
+
+    Args:
+        files: A folder with all that is below it, a file, a pattern such as "train-*.tfrecord", or a list of files.
+        to: A folder that each node has for itself, with variables of the environment if need be: "/scratch/$USER".
+            `auto`: $SLURM_TMPDIR, $TMPDIR or /tmp, the first that there is. /dev/shm is memory.
+        keep: True leaves the copy for the next start on this node, and to whoever cleans that disk. False removes it
+            when the last process that uses it ends, unless that is killed.
+
+    Returns:
+        The path of the copy; for a pattern or a list, a list of paths.
+
+    Raises:
+        UserCodeError: On all ranks, if files do not exist or cannot be read, or `to` is no such folder.
+        NoSpaceError: If they do not fit, before anything is copied, or the disk is full meanwhile.
+        HvdtrainError: If a file changes meanwhile.
+        CorruptError: If what arrived or was written is not what was read.
+    """
+    comm = joined()
+    if comm.size == 1 and rank_info(os.environ).size > 1:
+        raise UserCodeError("call hk.init() before hk.stage(), or every rank would read all files by itself")
+    return _stage.stage(files, comm, to=to, keep=keep)
 
 
 def evaluation_part(data: Any, *, batch_size: int | None = None) -> Any:

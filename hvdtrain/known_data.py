@@ -33,6 +33,25 @@ SIZES = {
 }
 COARSE = Size(CIFAR_TRAIN, 20, 2500)  # cifar100 with labels: coarse
 
+ONE_SHOT = "hvdtrain.workshop.one_shot:known_classes"
+# Of each digit, in the training examples of these data sets.
+OF_EACH_DIGIT = {
+    "digits": (149, 144, 144, 143, 148, 143, 149, 137, 133, 147),
+    "mnist": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+}
+
+
+def without_held_out(args: Mapping[str, Any]) -> int | None:
+    """Return the training examples of the eight digits that one-shot learning begins with.
+
+    >>> without_held_out({"held_out": [0, 1]})
+    1144
+    """
+    sizes, held_out = OF_EACH_DIGIT.get(str(args.get("dataset", "digits"))), args.get("held_out", (8, 9))
+    if sizes is None or not isinstance(held_out, (list, tuple)):
+        return None
+    return sum(size for digit, size in enumerate(sizes) if digit not in held_out)
+
 
 def known_num_examples(source: str, args: Mapping[str, Any]) -> int | None:
     """Return the training examples of a built-in data set, or None for the user's own.
@@ -54,6 +73,8 @@ def known_num_examples(source: str, args: Mapping[str, Any]) -> int | None:
         return sizes[name][0]
     if source == f"{MODULE}:digit_recognizer":
         return _of_kaggle(args)
+    if source == ONE_SHOT:
+        return without_held_out(args)
     if source not in SIZES:
         return None
     size = COARSE if args.get("labels") == "coarse" else SIZES[source]

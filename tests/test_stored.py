@@ -17,7 +17,8 @@ from hvdtrain.train.data import EpochBatches, array_batches, count, evaluation_p
 from hvdtrain.train.deal import batch_digest
 from hvdtrain.train.failure import explained
 from hvdtrain.train.order import Order
-from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arrays, tfrecords
+from hvdtrain.train.records import tfrecords
+from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arrays
 from hvdtrain.train.user_code import first_examples
 from tests.workdir import Workdir
 

@@ -70,6 +70,10 @@ class Comm(Protocol):
         """
         ...
 
+    def send_bytes(self, parts: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+        """Send each rank its part, in rank order, and return what each rank sent here; parts are uint8, of any size."""
+        ...
+
     def start_timeline(self, path: Path) -> None:
         """Let Horovod write what it does to this file; called on rank 0 only."""
         ...
@@ -122,6 +126,10 @@ class SoloComm:
     def gather_arrays(self, array: np.ndarray, name: str, *, keep: bool = True) -> list[np.ndarray]:
         """Return the array alone."""
         return [array] if keep else []
+
+    def send_bytes(self, parts: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+        """Return the one part."""
+        return list(parts)
 
     def start_timeline(self, path: Path) -> None:
         """Do nothing."""
@@ -248,6 +256,13 @@ class HorovodComm:
             np.concatenate([np.empty(0, np.uint8), *mine]).view(array.dtype).reshape(rows, *array.shape[1:])
             for (rows, _), mine in zip(sizes, received, strict=True)
         ]
+
+    def send_bytes(self, parts: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+        """Send each rank its part; Horovod tells the sizes."""
+        splits = tf.constant([len(part) for part in parts], tf.int32)
+        flat = tf.constant(np.concatenate(parts))
+        received, sizes = self._hvd.alltoall(flat, splits=splits, name=f"hvdtrain.{name}")
+        return np.split(received.numpy(), np.cumsum(sizes.numpy())[:-1])
 
     def start_timeline(self, path: Path) -> None:
         """Let Horovod write what it does to this file; called on rank 0 only."""

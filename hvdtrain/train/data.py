@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
@@ -26,7 +26,8 @@ from hvdtrain.train.deal import (
     tuples,
 )
 from hvdtrain.train.order import NO_EXAMPLE, Order
-from hvdtrain.train.stored import gatherer, is_stored, stored_arrays
+from hvdtrain.train.own_files import OwnOrder
+from hvdtrain.train.stored import OwnFiles, gatherer, is_stored, stored_arrays
 
 
 class EpochBatches:
@@ -134,11 +135,27 @@ def array_batches(arrays: Any, comm: Comm, *, batch_size: int, seed: int, remain
         raise UserCodeError(
             f"{num_examples} examples cannot fill one global batch of {batch_size} x {comm.size} ranks; {advice}"
         )
-    ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), tuples(stored_arrays(arrays)))
-    facts = {"number of examples": num_examples, "first and last example": batch_digest(ends)}
-    facts |= {"batch_size": batch_size, "seed": seed, "remainder": remainder}
+    facts: dict[str, Any] = {"number of examples": num_examples, "batch_size": batch_size, "seed": seed}
+    facts["remainder"] = remainder
+    order = Order(num_examples, per_step, steps, seed, comm.rank, comm.size)
+    if isinstance(arrays, OwnFiles):
+        order = own_order(order, arrays)
+    else:
+        ends = tf.nest.map_structure(lambda array: (array[:8], array[-8:]), tuples(stored_arrays(arrays)))
+        facts["first and last example"] = batch_digest(ends)
     require_equal(facts, comm, "load and shuffle them alike on all ranks; shard gives each rank its part")
-    return EpochBatches(arrays, Order(num_examples, per_step, steps, seed, comm.rank, comm.size), must_be_told=True)
+    return EpochBatches(arrays, order, must_be_told=True)
+
+
+def own_order(order: Order, data: OwnFiles) -> OwnOrder:
+    """Return the order of a rank that reads its own files only.
+
+    Raises:
+        UserCodeError: If each rank is to see all examples.
+    """
+    if order.divide:
+        raise UserCodeError("own_files: a rank sees its own files only, so data.epoch_splitting must be shard")
+    return OwnOrder(**{field.name: getattr(order, field.name) for field in fields(order)}, counts=data.counts)
 
 
 @dataclass(frozen=True)
@@ -200,6 +217,8 @@ def evaluation_part(data: Any, *, batch_size: int | None, rank: int, size: int) 
         mine = neighbours(data, rank=rank, size=size)
         return EvaluationPart(mine or DealtBatches(data, range(1)), len(mine) > 0)
     begin, end = scaling.shard_bounds(count(data), rank=rank, size=size)
+    if isinstance(data, OwnFiles):
+        begin, end = 0, data.counts[rank]
     if count(data) == 0:
         raise UserCodeError("the test data hold no example")
     counts = begin < end
@@ -224,6 +243,8 @@ def count(arrays: Any) -> int:
     Raises:
         UserCodeError: If the first dimensions differ, or something else than an array is among them.
     """
+    if isinstance(arrays, OwnFiles):
+        return sum(arrays.counts)
     leaves = tf.nest.flatten(tuples(stored_arrays(arrays)))
     strange = [leaf for leaf in leaves if not len(getattr(leaf, "shape", ()))]
     if strange or not leaves:

@@ -8,18 +8,23 @@ import numpy as np
 
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train.augment import changes
-from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, validation_part
+from hvdtrain.train.data import EpochBatches, EvaluationPart, evaluation_part, own_order, validation_part
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.job import Job
 from hvdtrain.train.order import Order, hold_out
+from hvdtrain.train.stored import OwnFiles
 from hvdtrain.train.user_code import Data
 
 
-def training_order(job: Job) -> Order:
-    """Return which examples this replica sees at which step."""
+def training_order(job: Job, data: Data) -> Order:
+    """Return which examples this replica sees at which step.
+
+    Raises:
+        UserCodeError: If examples are to be held out of files that other ranks do not open.
+    """
     plan, comm = job.plan, job.comm
     divide = plan.config["data"]["epoch_splitting"] == "divide"
-    return Order(
+    order = Order(
         num_examples=plan.num_examples,
         examples_per_step=plan.batch_size_per_replica if divide else plan.global_batch_size,
         steps_per_epoch=plan.steps_per_epoch,
@@ -29,6 +34,16 @@ def training_order(job: Job) -> Order:
         divide=divide,
         chosen=_split(job)[0] if plan.num_validation else None,
     )
+    if not isinstance(data.train, OwnFiles):
+        return order
+    if plan.num_validation:
+        raise UserCodeError(
+            "data.validation_split draws from all examples, and with own_files=True no rank has them all: hold out "
+            "files, or leave own_files out"
+        )
+    own = own_order(order, data.train)
+    job.console.say(own.balance_text)
+    return own
 
 
 def _split(job: Job) -> tuple[np.ndarray, np.ndarray]:

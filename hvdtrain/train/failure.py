@@ -93,10 +93,10 @@ def _finish_saves(console: TextIO) -> None:
 
 
 def _leave_node() -> None:
-    """Let ranks that wait in shared memory go; a launcher may be slow to end them, or not do it at all."""
-    node_mean = sys.modules.get("hvdtrain.train.node_mean")
-    if node_mean is not None:
-        node_mean.leave()
+    """Let ranks that wait in shared memory go, and remove staged copies that are not to stay."""
+    for name in ("hvdtrain.train.node_mean", "hvdtrain.train.stage_local"):
+        if module := sys.modules.get(name):
+            module.leave()
 
 
 def exit_code(error: BaseException) -> int:

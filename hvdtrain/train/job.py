@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -22,13 +22,11 @@ from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
 from hvdtrain.train.devices import split_cpu
 from hvdtrain.train.exchange import Exchange
-from hvdtrain.train.failure import PeerFailedError, exit_code
 from hvdtrain.train.losses import make_loss
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
+from hvdtrain.train.stage import stage
 from hvdtrain.train.user_code import Data
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,26 +84,6 @@ def prepare(job: Job) -> tuple[Data, keras.Model]:
     return data, model
 
 
-def agreed(comm: Comm, work: Callable[[], T]) -> T:
-    """Do something that may fail on some ranks only, and go on only if it worked on all.
-
-    Raises:
-        PeerFailedError: On the ranks that did not fail first.
-    """
-    problem: Exception | None = None
-    try:
-        result = work()
-    except Exception as error:
-        problem = error
-    codes = comm.gather_json(exit_code(problem) if problem else 0, name="agree")
-    first = next((rank for rank, code in enumerate(codes) if code), None)
-    if first is None:
-        return result
-    if problem is not None and first == comm.rank:
-        raise problem
-    raise PeerFailedError(first, codes[first])
-
-
 def choose_strategy(plan: Plan) -> tf.distribute.Strategy | None:
     """Return the MirroredStrategy of a plan that asks for one, over GPUs or parts of the CPU."""
     if plan.strategy != "mirrored":
@@ -129,7 +107,8 @@ def load(job: Job) -> Data:
     """
     config = job.plan.config["data"]
     in_all = job.plan.num_examples + job.plan.num_validation
-    data = user_code.load_data(config["source"], job.folder, config["args"], num_examples=in_all)
+    args = staged(config["args"], config.get("stage"), job)
+    data = user_code.load_data(config["source"], job.folder, args, num_examples=in_all)
     if job.plan.num_validation and not data.is_indexable:
         raise UserCodeError(
             f"data.validation_split is for arrays, and {config['source']} returns a tf.data.Dataset: split it there, "
@@ -141,6 +120,17 @@ def load(job: Job) -> Data:
             f"that everything works, and nothing else. Why: {data.why}"
         )
     return data
+
+
+def staged(args: Mapping[str, Any], settings: Mapping[str, Any] | None, job: Job) -> dict[str, Any]:
+    """Return the arguments with the paths of copies on this node's disk in place of those that are to be staged."""
+    if settings is None:
+        return dict(args)
+    copies: dict[str, Any] = {}
+    for name in settings["args"]:
+        found = stage(args[name], job.comm, to=settings["to"], keep=settings["keep"], say=job.console.say)
+        copies[name] = str(found) if isinstance(found, Path) else [str(place) for place in found]
+    return {**args, **copies}
 
 
 def build(job: Job, data: Data) -> keras.Model:

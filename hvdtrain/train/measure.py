@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from hvdtrain.rundir import write_text
 from hvdtrain.train import compat, flops
+from hvdtrain.train.agree import agreed
 from hvdtrain.train.bench.allreduce import sweep
 from hvdtrain.train.bench.memory import peak_rss_mb
 from hvdtrain.train.callbacks import AgreeStop, Finite, GlobalMetrics, Setup, SyncProof, TellEpoch, WeighUneven
@@ -24,7 +25,7 @@ from hvdtrain.train.callbacks.record import Record
 from hvdtrain.train.console import Console
 from hvdtrain.train.data import EpochBatches
 from hvdtrain.train.examples import training_batches, training_order
-from hvdtrain.train.job import Job, agreed, prepare
+from hvdtrain.train.job import Job, prepare
 from hvdtrain.train.made_up import made_up
 from hvdtrain.train.probes import make_probes
 from hvdtrain.train.stand_in import settle
@@ -47,7 +48,7 @@ def measure(job: Job) -> dict[str, Any]:
     settle(job, data)
     if settings["data"] == "synthetic":
         data = agreed(job.comm, lambda: made_up(model, plan))
-    order = training_order(job)
+    order = training_order(job, data)
     batches = training_batches(job, data, order)
     is_epochs = isinstance(batches, EpochBatches)
     dataset = batches.dataset() if is_epochs else batches

@@ -16,9 +16,10 @@ from hvdtrain.csv_table import read_table
 from hvdtrain.errors import NoSpaceError, NotFoundError, UserCodeError
 from hvdtrain.rundir import NO_SPACE
 from hvdtrain.train import checkpoint, inference, user_code
+from hvdtrain.train.agree import agreed
 from hvdtrain.train.durable import fsync_path
 from hvdtrain.train.export import final_model
-from hvdtrain.train.job import Job, agreed
+from hvdtrain.train.job import Job
 
 YES_OR_NO = "binary_crossentropy"
 

@@ -6,10 +6,8 @@ Each rank reads the examples of its own batches and no others.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from hvdtrain.errors import UserCodeError
+from hvdtrain.train.comm import joined
 from hvdtrain.train.data_options import for_one_batch
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 CACHE_BYTES = 2**30  # of decoded images that a rank keeps, if they are not more
-RECORD_HEAD = struct.Struct("<QI")  # of a TFRecord: length, and its checksum
-RECORD_TAIL_BYTES = 4
 
 
 class StoredArray:
@@ -68,6 +65,19 @@ class Mapped:
     function: Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class OwnFiles(Mapped):
+    """The examples in this rank's files, where each rank opens its own only.
+
+    Args:
+        arrays: Of this rank's examples.
+        function: As for `Mapped`.
+        counts: Examples of each rank, in rank order.
+    """
+
+    counts: tuple[int, ...] = ()
+
+
 def stored_arrays(data: Any) -> Any:
     """Return the arrays behind data, before any function."""
     return data.arrays if isinstance(data, Mapped) else data
@@ -92,8 +102,13 @@ def is_stored(data: Any) -> bool:
 
 
 def image_folder(
-    path: str | Path, *, channels: int = 0, size: tuple[int, int] | None = None, cache: bool | None = None
-) -> tuple[StoredArray, np.ndarray]:
+    path: str | Path,
+    *,
+    channels: int = 0,
+    size: tuple[int, int] | None = None,
+    cache: bool | None = None,
+    own_files: bool = False,
+) -> Any:
     """Return (images, class numbers) of a folder that has a folder of PNG, JPEG or BMP files for each class.
 
     Images are float32, 0 to 1, shape (height, width, channels). Classes are numbered in the order of their names.
@@ -103,6 +118,7 @@ def image_folder(
         channels: 1 for grey, 3 for colours; 0 as the first image has them.
         size: (height, width) that every image is brought to; None: all of them must have the first one's.
         cache: Whether a rank keeps what it has decoded; None: if all images are no more than 1 GiB.
+        own_files: Deal the files out to ranks once and for all; the order then depends on the number of ranks.
 
     Raises:
         UserCodeError: If there is no such folder or no image in it; while reading, if an image cannot be read or has
@@ -110,7 +126,8 @@ def image_folder(
     """
     folder = Path(path)
     classes = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
-    files, labels = [], []
+    files: list[Path] = []
+    labels: Any = []
     for number, place in enumerate(classes):
         found = sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGES)
         files += found
@@ -120,7 +137,19 @@ def image_folder(
             f"{folder}: expected a folder for each class with {', '.join(IMAGES)} files in it; found "
             f"{f'{len(classes)} folders without any' if classes else 'no folder'}"
         )
-    return _ImageArray(_Images(files, channels, size, cache)), np.asarray(labels, np.int64)
+    labels = np.asarray(labels, np.int64)
+    if not own_files:
+        return _ImageArray(_Images(files, channels, size, cache)), labels
+    comm = joined()
+    mine = slice(comm.rank, None, comm.size)  # files are sorted by class, so each rank gets of all classes
+    counts = tuple(len(range(rank, len(files), comm.size)) for rank in range(comm.size))
+    if not counts[-1]:
+        raise UserCodeError(f"{folder}: {len(files)} images for {comm.size} ranks, and each rank needs one at least")
+    return OwnFiles((_ImageArray(_Images(files[mine], channels, size, cache)), labels[mine]), _as_they_are, counts)
+
+
+def _as_they_are(*batch: Any) -> Any:
+    return batch
 
 
 class _Images:
@@ -236,76 +265,3 @@ def _content(file: Path) -> bytes:
 
 def _unreadable(file: Path, error: Exception) -> UserCodeError:
     return UserCodeError(f"{file}: not an image that can be read: {str(error).splitlines()[0]}")
-
-
-def tfrecords(files: str | Path | Sequence[str | Path], parse: Callable[[tf.Tensor], Any]) -> Mapped:
-    """Return the examples of TFRecord files, found by their numbers.
-
-    ```python
-    def parse(records):  # a batch of serialized tf.train.Example, a string tensor of shape (n,)
-        found = tf.io.parse_example(records, {"image": tf.io.FixedLenFeature([], tf.string),
-                                              "label": tf.io.FixedLenFeature([], tf.int64)})
-        images = tf.reshape(tf.io.decode_raw(found["image"], tf.uint8), (-1, 28, 28, 1))
-        return tf.cast(images, tf.float32) / 255, found["label"]
-    ```
-
-    Args:
-        files: Paths, or one pattern such as "train-*.tfrecord"; examples are numbered in the order of the files' names.
-        parse: Makes (x, y) of a whole batch of records at once, with TensorFlow operations.
-
-    Raises:
-        UserCodeError: If there is no such file, or one is cut short or no TFRecord file.
-    """
-    if isinstance(files, (str, Path)):
-        pattern, files = files, glob(str(files))
-        if not files:
-            raise UserCodeError(
-                f"{pattern}: no file has this name; give a path, or a pattern such as 'data/train-*.tfrecord'"
-            )
-    records = _Records(sorted(map(str, files)))
-    return Mapped((StoredArray(records.count, (), object, records.read),), parse)
-
-
-class _Records:
-    """Where each record lies, and reading them."""
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self._descriptors = [_opened(file) for file in files]
-        found = [_places(file, descriptor) for file, descriptor in zip(files, self._descriptors, strict=True)]
-        self._file = np.repeat(np.arange(len(files)), [len(places) for places in found])
-        self._places: np.ndarray = np.concatenate(found)
-        self.count = len(self._file)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return records as strings of bytes."""
-        found = np.empty(len(rows), object)
-        for place, (file, (begin, length)) in enumerate(
-            zip(self._file[rows].tolist(), self._places[rows].tolist(), strict=True)
-        ):
-            found[place] = os.pread(self._descriptors[file], length, begin)
-        return found
-
-
-def _opened(file: str) -> int:
-    try:
-        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UserCodeError(f"{file}: {error.strerror}") from error
-
-
-def _places(file: str, descriptor: int) -> np.ndarray:
-    """Return (begin, length) of each record, shape (records, 2), from the heads alone."""
-    size, at = os.fstat(descriptor).st_size, 0
-    found: list[tuple[int, int]] = []
-    while at < size:
-        head = os.pread(descriptor, RECORD_HEAD.size, at)
-        length = RECORD_HEAD.unpack(head)[0] if len(head) == RECORD_HEAD.size else size
-        begin = at + RECORD_HEAD.size
-        at = begin + length + RECORD_TAIL_BYTES
-        if at > size:
-            raise UserCodeError(
-                f"{file}: record {len(found)} does not end within the file ({size} bytes): it is cut short, compressed "
-                "or no TFRecord file"
-            )
-        found.append((begin, length))
-    return np.asarray(found, np.int64).reshape(-1, 2)

@@ -13,6 +13,7 @@ from hvdtrain import metrics as records
 from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat, initial_weights
+from hvdtrain.train.agree import agreed
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -31,9 +32,9 @@ from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, StopAfterEpoch
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
 from hvdtrain.train.callbacks.timeline import Timeline
-from hvdtrain.train.data import EpochBatches, EvaluationPart
+from hvdtrain.train.data import EpochBatches
 from hvdtrain.train.examples import held_out_part, test_part, training_batches, training_order
-from hvdtrain.train.job import Job, agreed, prepare
+from hvdtrain.train.job import Job, prepare
 from hvdtrain.train.order import Order
 from hvdtrain.train.stand_in import require_same_kind, settle
 from hvdtrain.train.state import restore, restore_final
@@ -76,7 +77,7 @@ def train(job: Job) -> dict[str, Any]:
         initial_epoch=epochs_done,
         initial_steps=steps_done,
     )
-    order = training_order(job)
+    order = training_order(job, data)
     batches = training_batches(job, data, order)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write, steps_done=steps_done, progress=job.show_progress)

@@ -165,7 +165,7 @@ def first_examples(data: Mapped, name: str) -> tuple[Any, ...]:
     Raises:
         UserCodeError: If it does not make pairs.
     """
-    batch = gatherer(data)(tf.range(min(count(data), LOOKED_AT), dtype=tf.int64))
+    batch = gatherer(data)(tf.range(min(count(data.arrays), LOOKED_AT), dtype=tf.int64))
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
         found = _describe(batch)
         raise UserCodeError(f"{name}: the function must make (x, y) or (x, y, sample weights) of a batch; got {found}")

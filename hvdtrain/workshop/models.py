@@ -81,6 +81,36 @@ def cnn_dropout(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 1
     )
 
 
+def torch_example(mean: float = 0.1307, deviation: float = 0.3081, num_classes: int = 10) -> keras.Model:
+    """Return the network of PyTorch's basic MNIST example, which is `cnn_dropout` with PyTorch's initial values.
+
+    PyTorch draws weights and biases evenly between plus and minus 1 / sqrt(inputs of a unit), and the example brings
+    pixels to mean 0 and deviation 1.
+    """
+
+    def initial(num_inputs: int) -> dict[str, keras.initializers.Initializer]:
+        limit = num_inputs**-0.5
+        return {
+            "kernel_initializer": keras.initializers.RandomUniform(-limit, limit),
+            "bias_initializer": keras.initializers.RandomUniform(-limit, limit),
+        }
+
+    return keras.Sequential(
+        [
+            layers.Input((28, 28, 1)),
+            layers.Rescaling(1 / deviation, -mean / deviation),
+            layers.Conv2D(32, 3, activation="relu", **initial(9)),
+            layers.Conv2D(64, 3, activation="relu", **initial(9 * 32)),
+            layers.MaxPooling2D(2),
+            layers.Dropout(0.25),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu", **initial(9216)),
+            layers.Dropout(0.5),
+            layers.Dense(num_classes, activation="softmax", **initial(128)),
+        ]
+    )
+
+
 def cnn_batch_norm(input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10) -> keras.Model:
     """Return the network with two convolutions and batch normalisation in place of dropout, 1,200,778 parameters."""
     return keras.Sequential(

@@ -168,7 +168,7 @@ def keras_backup(seed: int) -> dict[str, Any]:
     def train(folder: str) -> None:
         job = job_of(plan, Path(folder))
         data, model = prepare(job)
-        batches = trainer.training_batches(job, data, trainer.training_order(job))
+        batches = trainer.training_batches(job, data, trainer.training_order(job, data))
         assert isinstance(batches, EpochBatches)
         backup = keras.callbacks.BackupAndRestore(folder, save_freq=chance.randint(1, 2), delete_checkpoint=False)
         model.fit(batches.dataset(), epochs=EPOCHS, verbose=0, callbacks=[trainer.TellEpoch(batches), backup])

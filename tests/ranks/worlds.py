@@ -22,9 +22,10 @@ CORE_CASES = (
     "gradient_equals_big_batch", "groups", "horovods_own_wrapper", "in_sync_adam", "in_sync_adam_accumulated",
     "in_sync_adam_clipvalue", "in_sync_adam_ema", "in_sync_adamw", "in_sync_momentum_clipped", "in_sync_rmsprop",
     "in_sync_sgd", "mixed_bfloat16", "mixed_float16", "moving_statistics", "multi_optimizer_and_built",
-    "nonfinite_anywhere", "nonfinite_with_loss_scaling", "one_writer", "padded_arrays", "reduction",
-    "retraced_on_one_rank", "same_weights_without_wrapper", "shards", "skipped_updates", "stop_asked_by_rank_0",
-    "stop_together", "sync_batch_norm_uneven", "tampered_replica", "trajectory_equals_one_process", "warm_up",
+    "nonfinite_anywhere", "nonfinite_with_loss_scaling", "one_writer", "own_files", "padded_arrays", "reduction",
+    "retraced_on_one_rank", "same_weights_without_wrapper", "shards", "skipped_updates", "staging", "staging_again",
+    "staging_faults", "stop_asked_by_rank_0", "stop_together", "sync_batch_norm_uneven", "tampered_replica",
+    "trajectory_equals_one_process", "warm_up",
 )  # fmt: skip
 
 

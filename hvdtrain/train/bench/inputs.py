@@ -13,7 +13,8 @@ from hvdtrain.bench.task import NUM_EXAMPLES, Task
 from hvdtrain.train.data import EpochBatches
 from hvdtrain.train.deal import user_dataset_batches
 from hvdtrain.train.order import Order
-from hvdtrain.train.stored import image_folder, tfrecords
+from hvdtrain.train.records import tfrecords
+from hvdtrain.train.stored import image_folder
 
 SHAPE = (28, 28, 1)
 NUM_CLASSES = 10
