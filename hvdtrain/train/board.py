@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from hvdtrain.errors import HvdtrainError
 from hvdtrain.train import events
 from hvdtrain.train.devices import step_back
 from hvdtrain.train.events import Event, EventFile, Summary
@@ -27,8 +28,8 @@ Item = tuple[str, int, float, Make]
 class Board:
     """Takes what is to be shown without waiting for a disk.
 
-    What is handed over is turned into events in the thread: histograms and pictures take their time there. If the
-    disk fails, training goes on and one line says that curves end there.
+    What is handed over is turned into events in the thread: histograms and pictures take their time there. What cannot
+    be made is left out, and if the disk fails nothing more is written; a line says so, and training goes on.
 
     Args:
         folder: For both files.
@@ -43,6 +44,7 @@ class Board:
         self._queue: queue.Queue[Item | None] = queue.Queue(MAX_WAITING)
         self._files: dict[str, EventFile] = {}
         self._is_broken = False
+        self._said: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="hvdtrain tensorboard", daemon=True)
         self._thread.start()
 
@@ -71,7 +73,7 @@ class Board:
         try:
             self._write_all(items)
         except Exception as error:  # curves are no reason to end a training, whatever it is
-            self._break(f"{type(error).__name__}: {error}")
+            self._break(words_of(error))
         for _ in items:  # nobody must wait at a full queue
             pass
 
@@ -87,15 +89,30 @@ class Board:
             file.close()
 
     def _write(self, name: str, step: int, wall_time: float, make: Make) -> None:
+        try:
+            made: Any = make()
+            event = made if isinstance(made, Event) else Event(summary=Summary(value=made))
+        except Exception as error:  # whatever it is: somebody else's data, a picture, a missing package
+            self._complain(f"left out of TensorBoard: {words_of(error)}")
+            return
         if name not in self._files:
             first_step = self._last_step + 1 if self._last_step else 0
             self._files[name] = EventFile(self.folder / name, first_step=first_step)
-        made: Any = make()
-        event = made if isinstance(made, Event) else Event(summary=Summary(value=made))
         event.step, event.wall_time = step, wall_time
         self._files[name].write(event)
 
     def _break(self, why: str) -> None:
         if not self._is_broken:
             self._is_broken = True
-            self._say(f"warning: no more curves for TensorBoard are written to {self.folder}: {why}; training goes on")
+            self._complain(f"no more curves for TensorBoard are written to {self.folder}: {why}; training goes on")
+
+    def _complain(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(f"warning: {text}")
+
+
+def words_of(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, HvdtrainError) else f"{type(error).__name__}: {text}"

@@ -42,8 +42,7 @@ class Graph(keras.callbacks.Callback):
 
 def forward_graph(model: keras.Model) -> Any:
     """Return the operations of a built model's forward pass, as a graph definition."""
-    signature = keras.tree.map_structure(
-        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name), model.input
-    )
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
+    signature = specs if len(specs) > 1 else specs[0]
     function = tf.function(lambda inputs: model(inputs, training=False), jit_compile=False)
     return function.get_concrete_function(signature).graph.as_graph_def()

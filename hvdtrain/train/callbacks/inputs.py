@@ -6,19 +6,22 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
 from hvdtrain.train.board import EPOCHS, Board
 from hvdtrain.train.data import EpochBatches
+from hvdtrain.train.events import Summary
 from hvdtrain.train.images import are_images, classes_of, table
 
 NUM_EPOCHS = 3  # that are shown: the same slider shows how augmentation differs between them
 
 
 class Inputs(keras.callbacks.Callback):
-    """Show the first images of rank 0's first batch in each of the first epochs. Place it after `TellEpoch`.
+    """Show the first images of rank 0's first batch in each of the first epochs; on rank 0 only.
 
-    The batch is made once more: the order and the draws of augmentation follow from seed and epoch alone.
+    A thread makes them once more: the order and the draws of augmentation follow from seed, epoch and example alone.
 
     Args:
         board: Takes them.
@@ -34,12 +37,13 @@ class Inputs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Show them."""
-        if epoch >= NUM_EPOCHS:
-            return
-        x, y, *_ = next(iter(self._batches.dataset().take(1).as_numpy_iterator()))
+        if epoch < NUM_EPOCHS:
+            self._board.add(EPOCHS, compat.steps_taken(self.model), lambda: self._pictures(epoch))
+
+    def _pictures(self, epoch: int) -> list[Summary.Value]:
+        x, y, *_ = tf.nest.map_structure(np.asarray, self._batches.examples(epoch, self._num_images))
         if not are_images(x):
-            return
-        images, classes = np.array(x[: self._num_images]), classes_of(y)
-        words = [f"{name}" for name in classes[: len(images)]] if classes is not None else [""] * len(images)
-        title = f"epoch {epoch + 1}, rank 0's first inputs"
-        self._board.add(EPOCHS, compat.steps_taken(self.model), lambda: [table("inputs", images, words, title)])
+            raise UserCodeError("training inputs are shown where x is an array of images")
+        classes = classes_of(y)
+        words = [""] * len(x) if classes is None else [str(name) for name in classes]
+        return [table("inputs", x, words, f"epoch {epoch + 1}: rank 0's first inputs, and their classes")]
