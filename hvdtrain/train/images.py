@@ -45,7 +45,7 @@ def classes_of(y: Any) -> np.ndarray | None:
 
 def table(tag: str, images: np.ndarray, words: Sequence[str], title: str) -> Summary.Value:
     """Return a table of images with a word above each, as one picture."""
-    figure = table_plot(title, shown(images), words, columns=min(COLUMNS, len(images)))
+    figure = table_plot(title, shown(images), words, columns=COLUMNS)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI)
     width, height = (round(side * DPI) for side in figure.get_size_inches())

@@ -37,7 +37,7 @@ class Curves(keras.callbacks.Callback):
     Args:
         board: Takes them.
         speed: Counts steps and time.
-        num_replicas: Whose examples are as many as rank 0's.
+        global_batch_size: Examples of all ranks in a step.
         every_steps: Steps between two points within an epoch; None for one a second.
     """
 
@@ -52,23 +52,25 @@ class Curves(keras.callbacks.Callback):
         """Write a point if it is time; the end of the epoch writes its own."""
         if self._is_due() and batch + 1 < self.params["steps"]:
             running = {f"{RUNNING}{name}": float(value) for name, value in (logs or {}).items()}
-            self._write(STEPS, {**self._point(), **running})
+            self._write(STEPS, {RATE: self._rate(), **self._speeds(), **running})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write what the epoch has reached."""
         self._write(EPOCHS, {f"epoch/{name}": float(value) for name, value in (logs or {}).items()})
-        steps = self._speed.steps_since_point()
-        is_long = steps >= SHORTEST_SHARE * self.params["steps"]
-        self._write(STEPS, {**(self._point() if is_long else {}), **by_rank(self._speed.laps)})
+        is_long = self._speed.steps_since_point() >= SHORTEST_SHARE * self.params["steps"]
+        speeds_now = self._speeds() if is_long else {}
+        self._write(STEPS, {RATE: self._rate(), **speeds_now, **by_rank(self._speed.laps)})
 
     def _is_due(self) -> bool:
         if self._every_steps is None:
             return self._speed.seconds_since_point() >= INTERVAL_S
         return self._speed.steps_since_point() >= self._every_steps
 
-    def _point(self) -> dict[str, float]:
-        rate = float(compat.to_array(self.model.optimizer.learning_rate))
-        return {RATE: rate, **speeds(self._speed.point(), self._global_batch_size)}
+    def _rate(self) -> float:
+        return float(compat.to_array(self.model.optimizer.learning_rate))
+
+    def _speeds(self) -> dict[str, float]:
+        return speeds(self._speed.point(), self._global_batch_size)
 
     def _write(self, name: str, values: Mapping[str, float]) -> None:
         if values:

@@ -114,8 +114,8 @@ class Speed(keras.callbacks.Callback):
         return time.perf_counter() - self._point_began.time_s if self._is_traced else 0.0
 
     def steps_since_point(self) -> int:
-        """Return the steps of the point's lap."""
-        return self._steps - self._point_began.steps
+        """Return the steps of the point's lap; 0 while the training step is still to be traced."""
+        return self._steps - self._point_began.steps if self._is_traced else 0
 
     def point(self) -> Lap:
         """Return this rank's lap since the last point or the epoch's beginning, and begin the next."""
