@@ -326,6 +326,7 @@ def test_targets_that_are_no_classes():
 
 def test_logits_are_turned_into_shares():
     shares = as_shares(np.array([[2.0, -1.0, 0.5]]))
+    assert shares is not None
     assert shares.sum() == pytest.approx(1)
     assert shares.argmax() == 0
 

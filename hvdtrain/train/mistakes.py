@@ -44,7 +44,7 @@ def show_mistakes(model: keras.Model, test: EvaluationPart, comm: Comm, board: B
     """
     mine = agreed(comm, lambda: find_mistakes(model, test, number))
     if not all(comm.gather_json(mine is not None, name="mistakes")):
-        return "the test data must be images with a class each"
+        return "the test data must be images with a class each, and the model say how likely each class is"
     assert mine is not None
     arrays = [
         comm.gather_arrays(getattr(mine, field.name), name=f"mistakes.{field.name}", keep=board is not None)
@@ -77,29 +77,29 @@ def mistakes_in(model: keras.Model, batch: Any) -> Mistakes | None:
     if not isinstance(batch, tuple) or len(batch) < 2 or not are_images(batch[0]):
         return None
     images, true = batch[0], classes_of(batch[1])
-    outputs = model.predict_on_batch(images)
-    if true is None or not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
+    shares = as_shares(model.predict_on_batch(images))
+    if true is None or shares is None or not 0 <= true.min() <= true.max() < shares.shape[1]:
         return None
-    shares = as_shares(outputs)
     seen = shares.argmax(1)
     wrong = seen != true
     certainty = shares.max(1)[wrong].astype(np.float32)
     return Mistakes(images[wrong].astype(np.float32), true[wrong].astype(np.int64), seen[wrong], certainty)
 
 
-def as_shares(outputs: np.ndarray) -> np.ndarray:
-    """Return how likely a model takes each class to be: (examples, classes).
+def as_shares(outputs: Any) -> np.ndarray | None:
+    """Return how likely a model takes each class to be, (examples, classes); None if that is not what it says.
 
     Rows that do not add up to 1 are taken for logits, a single column for the share of the second of two classes.
 
-    >>> as_shares(np.array([[0.25]])), as_shares(np.array([[0.0, 0.0]])).tolist()
-    (array([[0.75, 0.25]]), [[0.5, 0.5]])
+    >>> as_shares(np.array([[0.25]])), as_shares(np.array([[7.5]])), as_shares(np.array([[0.0, 0.0]])).tolist()
+    (array([[0.75, 0.25]]), None, [[0.5, 0.5]])
     """
+    if not isinstance(outputs, np.ndarray) or outputs.ndim != 2:
+        return None
     outputs = outputs.astype(np.float64)
     if outputs.shape[1] == 1:
         is_share = bool(np.all((outputs >= 0) & (outputs <= 1)))
-        second = outputs if is_share else 1 / (1 + np.exp(-outputs))
-        return np.concatenate([1 - second, second], axis=1)
+        return np.concatenate([1 - outputs, outputs], axis=1) if is_share else None
     if np.all(outputs >= 0) and np.allclose(outputs.sum(1), 1, atol=1e-2):
         return outputs
     powers = np.exp(outputs - outputs.max(1, keepdims=True))

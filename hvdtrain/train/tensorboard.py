@@ -81,7 +81,6 @@ def show_worst(job: Job, model: keras.Model, board: Board | None, test: Evaluati
     number = job.plan.config["tensorboard"]["images"]
     if not number or test is None:
         return
-    is_classifier = "crossentropy" in job.plan.config["loss"]
-    why = show_mistakes(model, test, job.comm, board, number) if is_classifier else "the loss is not one of classes"
+    why = show_mistakes(model, test, job.comm, board, number)
     if why:
         job.console.say(f"no mistakes are shown: {why}")

@@ -36,4 +36,5 @@ class Profile(StepWindow):
     def end(self, num_steps: int) -> None:
         """Write what was recorded."""
         recording.write()
-        self._say(f"profile of {num_steps} steps of rank 0 written (TensorBoard's Profile tab: pip install xprof)")
+        plugin = "tensorboard-plugin-profile"
+        self._say(f"profile of {num_steps} steps of rank 0 written; TensorBoard shows it with pip install {plugin}")
