@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from hvdtrain.errors import StoppedError
 from hvdtrain.hparams import hyperparameters
 from hvdtrain.train import events
 from hvdtrain.train.board import EPOCHS, Board
@@ -34,22 +35,29 @@ def open_board(job: Job, *, last_step: int) -> Iterator[Board | None]:
         yield None
         return
     board = Board(job.run.tensorboard, last_step=last_step, say=job.console.say)
-    has_tensorboard = events.has_tensorboard()
-    if has_tensorboard:
+    if events.has_tensorboard():
         values = hyperparameters(job.plan.config)
         board.add(EPOCHS, 0, lambda: events.hyperparameters(values))
     else:
         job.console.say(
             "the package tensorboard is not installed here: curves are written, hyperparameters for its HParams are not"
         )
-    is_success = False
     try:
         yield board
-        is_success = True
+    except StoppedError:  # the run is not over
+        raise
+    except BaseException:
+        _tell_end(board, is_success=False)
+        raise
+    else:
+        _tell_end(board, is_success=True)
     finally:
-        if has_tensorboard:
-            board.add(EPOCHS, 0, lambda: events.session_end(is_success=is_success))
         board.close()
+
+
+def _tell_end(board: Board, *, is_success: bool) -> None:
+    if events.has_tensorboard():
+        board.add(EPOCHS, 0, lambda: events.session_end(is_success=is_success))
 
 
 def shown(job: Job, model: keras.Model, board: Board | None, speed: Speed, batches: Any) -> list[Any]:

@@ -31,11 +31,11 @@ class Histograms(keras.callbacks.Callback):
         if epoch % self._every_epochs and epoch + 1 < self.params["epochs"]:
             return
         seeds = {id(state) for state in compat.seed_states(self.model)}
-        arrays = {
-            variable.path: compat.to_array(variable).copy()
-            for variable in compat.unique(self.model.weights)
-            if id(variable) not in seeds
-        }
+        arrays: dict[str, np.ndarray] = {}
+        for variable in compat.unique(self.model.weights):
+            if id(variable) not in seeds:
+                name = variable.path if variable.path not in arrays else f"{variable.path} {len(arrays)}"
+                arrays[name] = compat.to_array(variable).copy()
         self._board.add(EPOCHS, compat.steps_taken(self.model), lambda: histograms(arrays))
 
 

@@ -41,7 +41,8 @@ class Inputs(keras.callbacks.Callback):
             self._board.add(EPOCHS, compat.steps_taken(self.model), lambda: self._pictures(epoch))
 
     def _pictures(self, epoch: int) -> list[Summary.Value]:
-        x, y, *_ = tf.nest.map_structure(np.asarray, self._batches.examples(epoch, self._num_images))
+        batch = tf.nest.map_structure(np.asarray, self._batches.examples(epoch, self._num_images))
+        x, y = batch[0], batch[1] if len(batch) > 1 else None
         if not are_images(x):
             raise UserCodeError("training inputs are shown where x is an array of images")
         classes = classes_of(y)
