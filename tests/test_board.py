@@ -6,6 +6,8 @@ import json
 import os
 import struct
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from hvdtrain.errors import ConfigError, NotFoundError
 from hvdtrain.metrics import read_records
 from hvdtrain.shown_runs import shown_runs
 from hvdtrain.train import events
-from hvdtrain.train.board import EPOCHS, MAX_WAITING, STEPS, Board
+from hvdtrain.train.board import CLOSE_S, EPOCHS, MAX_WAITING, STEPS, Board
 from hvdtrain.train.callbacks.curves import MAX_RANKS, by_rank
 from hvdtrain.train.callbacks.speed import Lap
 from hvdtrain.train.events import Event, Summary
@@ -268,12 +270,36 @@ def test_a_folder_that_cannot_be_made_ends_curves_not_training(tmp_path: Path):
     said: list[str] = []
     (tmp_path / "file").write_text("")
     board = Board(tmp_path / "file", last_step=0, say=said.append)
-    for step in range(2 * MAX_WAITING):
+    for step in range(MAX_WAITING // 2):
         board.add(EPOCHS, step, scalar("a", 1.0))
+    began = time.monotonic()
     board.close()
+    assert time.monotonic() - began < CLOSE_S / 2, "what nobody can write is not waited for"
     assert len(said) == 1
     assert "no more curves for TensorBoard are written" in said[0]
     assert "training goes on" in said[0]
+
+
+def test_a_disk_that_stands_still_is_not_waited_for(tmp_path: Path):
+    said: list[str] = []
+    disk = threading.Event()
+
+    def stand_still() -> list[Any]:
+        disk.wait(60)
+        return []
+
+    board = Board(tmp_path, last_step=0, say=said.append)
+    board.add(EPOCHS, 0, stand_still)
+    began = time.monotonic()
+    for step in range(1, 2 * MAX_WAITING):
+        board.add(EPOCHS, step, scalar("a", 1.0))
+    assert time.monotonic() - began < 10
+    disk.set()
+    board.close()
+    assert said == ["warning: points are left out of TensorBoard: the disk does not keep up"]
+    steps = [event.step for event in events_of(tmp_path / EPOCHS) if event.summary.value]
+    assert MAX_WAITING - 1 <= len(steps) <= MAX_WAITING + 1
+    assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.parametrize("last_step", [0, 3, 10])

@@ -39,11 +39,10 @@ class Board:
 
     def __init__(self, folder: Path, *, last_step: int, say: Callable[[str], None]) -> None:
         self.folder = folder
-        self._last_step = last_step
+        self.last_step = last_step
         self._say = say
         self._queue: queue.Queue[Item | None] = queue.Queue(MAX_WAITING)
         self._files: dict[str, EventFile] = {}
-        self._is_broken = False
         self._said: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="hvdtrain tensorboard", daemon=True)
         self._thread.start()
@@ -59,7 +58,7 @@ class Board:
         try:
             self._queue.put_nowait((name, step, time.time(), make))
         except queue.Full:
-            self._break("the disk does not keep up")
+            self._complain("points are left out of TensorBoard: the disk does not keep up")
 
     def close(self) -> None:
         """Wait until all of it is written."""
@@ -73,13 +72,14 @@ class Board:
         try:
             self._write_all(items)
         except Exception as error:  # curves are no reason to end a training, whatever it is
-            self._break(words_of(error))
+            words = words_of(error)
+            self._complain(f"no more curves for TensorBoard are written to {self.folder}: {words}; training goes on")
         for _ in items:  # nobody must wait at a full queue
             pass
 
     def _write_all(self, items: Iterable[Item]) -> None:
         for name in (EPOCHS, STEPS):
-            events.cut(self.folder / name, last_step=self._last_step)
+            events.cut(self.folder / name, last_step=self.last_step)
         for item in items:
             self._write(*item)
             if self._queue.empty():
@@ -96,15 +96,10 @@ class Board:
             self._complain(f"left out of TensorBoard: {words_of(error)}")
             return
         if name not in self._files:
-            first_step = self._last_step + 1 if self._last_step else 0
+            first_step = self.last_step + 1 if self.last_step else 0
             self._files[name] = EventFile(self.folder / name, first_step=first_step)
         event.step, event.wall_time = step, wall_time
         self._files[name].write(event)
-
-    def _break(self, why: str) -> None:
-        if not self._is_broken:
-            self._is_broken = True
-            self._complain(f"no more curves for TensorBoard are written to {self.folder}: {why}; training goes on")
 
     def _complain(self, text: str) -> None:
         if text not in self._said:

@@ -10,11 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from hvdtrain.train import compat
-from hvdtrain.train.board import EPOCHS, Board
+from hvdtrain.train.board import EPOCHS, Board, words_of
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.data import EvaluationPart
 from hvdtrain.train.images import are_images, classes_of, table
-from hvdtrain.train.job import agreed
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ def show_mistakes(model: keras.Model, test: EvaluationPart, comm: Comm, board: B
         board: Rank 0's; None elsewhere.
         number: How many, at most.
     """
-    mine = agreed(comm, lambda: find_mistakes(model, test, number))
-    if not all(comm.gather_json(mine is not None, name="mistakes")):
-        return "the test data must be images with a class each, and the model say how likely each class is"
-    assert mine is not None
+    mine, why = look_for_mistakes(model, test, number)
+    first_why = next(filter(None, comm.gather_json(why, name="mistakes")), "")
+    if mine is None or first_why:
+        return first_why
     arrays = [
         comm.gather_arrays(getattr(mine, field.name), name=f"mistakes.{field.name}", keep=board is not None)
         for field in fields(mine)
@@ -55,6 +54,16 @@ def show_mistakes(model: keras.Model, test: EvaluationPart, comm: Comm, board: B
         if len(worst.true):
             board.add(EPOCHS, compat.steps_taken(model), lambda: [mistakes_table(worst)])
     return ""
+
+
+def look_for_mistakes(model: keras.Model, test: EvaluationPart, number: int) -> tuple[Mistakes | None, str]:
+    """Return this rank's worst mistakes, or None and why there are none: pictures must not fail a finished training."""
+    try:
+        found = find_mistakes(model, test, number)
+    except Exception as error:
+        return None, words_of(error)
+    needed = "the test data must be images with a class each, and the model say how likely each class is"
+    return found, needed if found is None else ""
 
 
 def find_mistakes(model: keras.Model, test: EvaluationPart, number: int) -> Mistakes | None:

@@ -69,7 +69,7 @@ def shown(job: Job, model: keras.Model, board: Board | None, speed: Speed, batch
         board, speed, global_batch_size=job.plan.global_batch_size, every_steps=wanted["scalars_every_steps"]
     )
     found: list[keras.callbacks.Callback] = [curves]
-    if wanted["graph"]:
+    if wanted["graph"] and board.last_step == 0:  # else the run has it already
         found.append(Graph(board, say))
     if wanted["histograms_every_epochs"]:
         found.append(Histograms(board, wanted["histograms_every_epochs"]))
