@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hvdtrain.config_recording import MeasureConfig, TensorBoardConfig, TimelineConfig
 from hvdtrain.config_rules import broken_rules
 from hvdtrain.config_slurm import ContainerConfig, SlurmConfig
 from hvdtrain.config_types import (
@@ -264,26 +265,6 @@ class HorovodConfig(Section):
     )
 
 
-class MeasureConfig(Section):
-    """Time training instead of training to the end, without evaluation and checkpoints; `hvdtrain scale` uses it."""
-
-    seconds: PositiveFloat = Field(10.0, description="Seconds of training that are timed.")
-    warmup_steps: PositiveInt = Field(50, description="Steps before that, which are not timed.")
-    data: Literal["real", "synthetic"] = Field(
-        "real", description="synthetic: random examples of the model's shapes take the place of the data."
-    )
-    parts: bool = Field(
-        True, description="false: speed alone, in about half the time; no ceiling, no split of the step."
-    )
-
-
-class TimelineConfig(Section):
-    """Record some steps on all ranks and say what they were spent on; `hvdtrain run --timeline`."""
-
-    first_step: PositiveInt = Field(41, description="Of this start of the run, from 1; whole executions are recorded.")
-    last_step: PositiveInt = Field(60, description="The recording ends with the execution that holds it.")
-
-
 class Config(Section):
     """One training run as its author describes it."""
 
@@ -304,6 +285,7 @@ class Config(Section):
     horovod: HorovodConfig = Field(default_factory=HorovodConfig)
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     container: ContainerConfig = Field(default_factory=ContainerConfig)
+    tensorboard: TensorBoardConfig = Field(default_factory=TensorBoardConfig)
     measure: MeasureConfig | None = Field(None, description="Measure speed instead of training; null: train.")
     timeline: TimelineConfig | None = Field(None, description="Steps whose timeline is recorded; null: none.")
 

@@ -226,6 +226,14 @@ def _timeline_in_order(timeline: Mapping[str, Any] | None) -> str | None:
     return f"first_step {timeline['first_step']} comes after last_step {timeline['last_step']}"
 
 
+def _profile_fits(steps: list[int] | None, timeline: Mapping[str, Any] | None) -> str | None:
+    if steps is None:
+        return None
+    if steps[0] > steps[1]:
+        return f"first step {steps[0]} comes after last step {steps[1]}"
+    return None if timeline is None else "timeline records rank 0's profile as well; leave one of the two out"
+
+
 RULES = (
     Rule("training.epochs training.steps", _one_of("epochs", "steps")),
     Rule(
@@ -249,6 +257,7 @@ RULES = (
     Rule("slurm.nodes slurm.ranks_per_node launch.num_ranks", _nodes_divide),
     Rule("timeline", _timeline_in_order),
     Rule("data.stage data.args", _stage_fits),
+    Rule("tensorboard.profile_steps timeline", _profile_fits),
     Rule("horovod.op horovod.num_groups training.precision launch.strategy", _adasum_fits),
 )
 

@@ -12,7 +12,8 @@ from hvdtrain.plan import Entry, Plan
 from hvdtrain.prepare import Prepared
 from hvdtrain.rundir import RunDir, find_runs
 
-ELSEWHERE = ("launch", "slurm", "container")  # blocks of a configuration that only say where it runs
+# Blocks of a configuration that say where it runs and what is shown of it, but not what is trained.
+ELSEWHERE = ("launch", "slurm", "container", "tensorboard")
 RESUMED = "resumed"
 KEPT = ", kept from the run's first start"
 
@@ -40,7 +41,7 @@ def _plan_of(run: RunDir) -> Plan:
 
 
 def _changed_keys(old: Plan, new: Plan) -> list[str]:
-    """Return the blocks of the configuration that differ, those aside that only say where it runs."""
+    """Return the blocks of the configuration that differ, those aside that are not about what is trained."""
     before, now = _what_is_trained(old), _what_is_trained(new)
     return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 

@@ -327,10 +327,11 @@ def test_the_product_runs_in_the_benchmark(tmp_path):
     """With all its callbacks and a stand-in for the plan: what they ask of it must be there."""
     command = [
         sys.executable, "-m", "hvdtrain.bench.overhead", "--models", "fc64", "--arms", "hvdtrain,ceiling", "--checks",
-        "--save-every", "40", "--rounds", "1", "--turns", "1", "--seconds", "0.1", "--out", str(tmp_path / "rows"),
+        "--curves", "--save-every", "40", "--rounds", "1", "--turns", "1", "--seconds", "0.1",
+        "--out", str(tmp_path / "rows"),
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "FAILED" not in result.stdout + result.stderr
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
-    assert len([row for row in rows if row.get("examples_per_s")]) == 4
+    assert len([row for row in rows if row.get("examples_per_s")]) == 5

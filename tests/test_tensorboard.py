@@ -1,7 +1,9 @@
 """TensorBoard on loopback alone, behind a path nobody guesses; and the tunnel that leads to it."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,15 +33,45 @@ def listeners(port: int) -> list[str]:
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with one epoch of curves."""
+    """A run with two epochs of curves and some pictures."""
     command = [
         sys.executable, "-m", "hvdtrain", "run", str(PROJECT / "configs" / "digits_cnn.yaml"), "--ranks", "1",
         "--strategy", "single", "--runs", str(tmp_path), "--set", "training.epochs=2",
-        "--set", "optimizer.warmup_epochs=0",
+        "--set", "optimizer.warmup_epochs=0", "--set", "tensorboard.images=4",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
     return next(tmp_path.glob("*/*/plan.json")).parent
+
+
+def asked(address: str, **body: Any) -> Any:
+    """Return what a route of TensorBoard answers; a body is posted."""
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    return json.loads(urllib.request.urlopen(request, timeout=20).read())
+
+
+def check_what_is_shown(data: str, runs: list[str]) -> None:
+    """Ask for runs, pictures and hyperparameters as the pages do."""
+    end = time.monotonic() + 60
+    names = sorted(f"{run}/tensorboard/{part}" for run in runs for part in ("epochs", "steps"))
+    while sorted(asked(f"{data}runs")) != names:  # it reads while it serves
+        assert time.monotonic() < end, asked(f"{data}runs")
+        time.sleep(0.3)
+    pictures = asked(f"{data}plugin/images/tags")
+    assert [sorted(tags) for tags in pictures.values()] == [["inputs", "mistakes"]] * 2
+    scalars = asked(f"{data}plugin/scalars/tags")
+    assert "learning_rate" in scalars[names[1]]
+    experiment = asked(f"{data}plugin/hparams/experiment", experimentName="", includeMetrics=True)
+    hyperparameters = {info["name"] for info in experiment["hparamInfos"]}
+    assert {"training.epochs", "optimizer.learning_rate", "loss"} <= hyperparameters
+    metrics = {info["name"]["tag"] for info in experiment["metricInfos"]}
+    assert metrics == {f"epoch/{name}" for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    everything = {"allowedStatuses": ["STATUS_SUCCESS"], "colParams": [], "startIndex": 0, "sliceSize": 10}
+    found = asked(f"{data}plugin/hparams/session_groups", experimentName="", **everything)
+    (group,) = found["sessionGroups"]
+    assert group["hparams"]["training.epochs"] == 2
+    assert len(group["sessions"]) == 2, "runs with equal settings share a row"
 
 
 def test_curves_are_served_to_this_machine_alone(run):
@@ -46,9 +79,10 @@ def test_curves_are_served_to_this_machine_alone(run):
 
     if importlib.util.find_spec("tensorboard") is None:
         missing("tensorboard", "TensorBoard is not installed")
-    assert list((run / "tensorboard").glob("events.*"))
+    assert list((run / "tensorboard" / "epochs").glob("events.*"))
+    shutil.copytree(run, run.with_name("20990101-000000-second"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "hvdtrain", "tensorboard", str(run)],
+        [sys.executable, "-m", "hvdtrain", "tensorboard", str(run.parent)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "USER": "me"},
@@ -56,6 +90,7 @@ def test_curves_are_served_to_this_machine_alone(run):
     )
     try:
         assert process.stderr is not None
+        assert process.stderr.readline() == f"2 runs in {run.parent}\n"
         lines = [process.stderr.readline() for _ in range(3)]
         address = re.search(r"http://127\.0\.0\.1:(\d+)(/\S+)", lines[0])
         assert address is not None, lines
@@ -73,6 +108,7 @@ def test_curves_are_served_to_this_machine_alone(run):
         assert listeners(port) == ["0100007F"], "127.0.0.1 and nothing else"
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+        check_what_is_shown(f"{address[0]}data/", [run.name, "20990101-000000-second"])
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=30)

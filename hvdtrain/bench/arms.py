@@ -91,6 +91,9 @@ USUAL = ("hvdtrain", "hand-written", "ceiling", "default", "one process", "one p
 SAVING = dataclasses.replace(
     ARMS["hvdtrain"], name="hvdtrain saving", kind="hvdtrain saving", text="the same with checkpoints on the disk"
 )
+CURVES = dataclasses.replace(
+    ARMS["hvdtrain"], name="hvdtrain curves", kind="hvdtrain curves", text="the same with curves for TensorBoard"
+)
 UNCHECKED = dataclasses.replace(
     ARMS["hvdtrain"], name="hvdtrain unchecked", kind="hvdtrain unchecked",
     text="the same without comparing replicas, looking for NaN, comparing ranks at the start, and global metrics",

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hvdtrain.bench import report, startup
-from hvdtrain.bench.arms import AGAIN, ARMS, KERAS_UPDATE, SAVING, UNCHECKED, USUAL, Arm, reading, variant
+from hvdtrain.bench.arms import AGAIN, ARMS, CURVES, KERAS_UPDATE, SAVING, UNCHECKED, USUAL, Arm, reading, variant
 from hvdtrain.bench.machine import describe
 from hvdtrain.bench.rounds import Launch, Ledger, run_rounds, run_turns
 from hvdtrain.bench.table import MEMORY_TARGET, STARTUP_TARGET
@@ -48,6 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--models", type=names_of(MODELS), default=MODELS, help=f"default {','.join(MODELS)}")
     parser.add_argument("--arms", type=names_of(tuple(ARMS)), default=USUAL, help=f"of {','.join(ARMS)}")
     parser.add_argument("--checks", action="store_true", help="one more arm: the product without its checks")
+    parser.add_argument("--curves", action="store_true", help="one more arm: the product with TensorBoard's curves")
     parser.add_argument("--keras-update", action="store_true", help="one more arm: the product with Keras's own Adam")
     parser.add_argument("--aa", action="store_true", help="launch the first arm twice a round: the noise floor")
     parser.add_argument(
@@ -156,6 +157,7 @@ def throughput_arms(options: argparse.Namespace) -> list[Arm]:
     return [
         *(ARMS[name] for name in options.arms),
         *([UNCHECKED] if options.checks else []),
+        *([CURVES] if options.curves else []),
         *([SAVING] if options.save_every else []),
         *([KERAS_UPDATE] if options.keras_update else []),
         *([AGAIN] if options.aa else []),

@@ -25,8 +25,8 @@ class Task:
     """One launch of one arm.
 
     Args:
-        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain keras update`, `hvdtrain saving`, `hand-written`, `ceiling`,
-            `one process`, `mirrored` or `torch`.
+        kind: `hvdtrain`, `hvdtrain unchecked`, `hvdtrain keras update`, `hvdtrain saving`, `hvdtrain curves`,
+            `hand-written`, `ceiling`, `one process`, `mirrored` or `torch`.
         models: Trained one after another.
         seconds: Wanted length of each turn.
         batch_size: Examples per rank and step.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import api_export
+from keras.src.models.functional import Functional
 from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
@@ -30,6 +31,11 @@ def register_as(cls: type, original: type) -> None:
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return every layer at any depth, in Keras's own order, which is the same on every rank."""
     return list(model._flatten_layers(include_self=True, recursive=True))
+
+
+def knows_its_layers(model: keras.Model) -> bool:
+    """Tell whether a model's configuration names its layers and how they follow each other: not of a subclass's."""
+    return isinstance(model, keras.Sequential | Functional)
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:

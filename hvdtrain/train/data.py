@@ -61,6 +61,10 @@ class EpochBatches:
         batches = batches.apply(tf.data.experimental.assert_cardinality(self.order.steps_per_epoch))
         return mark(batches.with_options(quiet()), self)
 
+    def examples(self, epoch: int, number: int) -> Any:
+        """Return the first examples of one epoch, at most those of its first step, as they are trained on."""
+        return self._batch(tf.constant(self.order.batches(epoch)[0, :number]), tf.constant(epoch, tf.int64))
+
     def _rows(self, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         steps = self.order.steps_per_epoch
         rows, epoch = tf.numpy_function(self._rows_of_this_epoch, [], (tf.int64, tf.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,30 @@ from hvdtrain.train.job import Job
 from hvdtrain.train.order import Order, hold_out
 from hvdtrain.train.stored import OwnFiles
 from hvdtrain.train.user_code import Data
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What one replica trains on.
+
+    Args:
+        order: Which examples at which step.
+        batches: What `fit` iterates over.
+        held_out: Its part of what each epoch is evaluated on, or None.
+        is_stand_in: Whether they are made up in place of real ones.
+    """
+
+    order: Order
+    batches: Any
+    held_out: EvaluationPart | None
+    is_stand_in: bool
+
+
+def examples_of(job: Job, data: Data) -> Examples:
+    """Return a replica's examples of a run."""
+    order = training_order(job, data)
+    batches = training_batches(job, data, order)
+    return Examples(order, batches, held_out_part(job, data), is_stand_in=data.stands_in_for is not None)
 
 
 def training_order(job: Job, data: Data) -> Order:

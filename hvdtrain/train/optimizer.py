@@ -16,6 +16,7 @@ from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat, fused_adam
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.exchange import Exchange
+from hvdtrain.train.exposed import ExposedTime
 from hvdtrain.train.nonfinite import Shadows, Watch, looked_at
 from hvdtrain.train.order import Order
 
@@ -102,6 +103,9 @@ class Reduction:
         skips: Leave out an update whose averaged gradients or statistics are not finite, instead of noting it only.
         scales_loss: Infinite gradients are ordinary and the optimizer's own business; statistics alone are watched.
         exchange: How dense gradients travel.
+
+    Attributes:
+        exposed: Where waits are added up, if somebody wants to know; set before the training step is traced.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class Reduction:
         self.watch = Watch(in_graph=is_per_update)  # what updates then is not in our hands
         self.shadows = Shadows([])
         self.wishes = Wishes()
+        self.exposed: ExposedTime | None = None
 
     def average(self, gradients: list[Any]) -> list[Any]:
         """Return the gradients averaged over ranks, and average the moving statistics in the same collective.
@@ -156,13 +161,18 @@ class Reduction:
         }
         statistics = [tf.convert_to_tensor(compat.raw(variable)) for variable in self.statistics]
         wishes = self.wishes.tensors(next(iter(dense.values())).dtype if dense else tf.float32)
-        averaged = self.exchange(self.comm, list(dense.values()), [*statistics, *wishes])
+        sent = [*dense.values(), *(gradient.values for gradient in rows.values()), *statistics]
+        began = self.exposed.begin(sent) if self.exposed else None
+        with tf.control_dependencies([] if began is None else [began]):
+            averaged = self.exchange(self.comm, list(dense.values()), [*statistics, *wishes])
         means = averaged.means[: -len(wishes)]
         self.wishes.hear(averaged.means[-len(wishes) :])
         for variable, value in zip(self.statistics, means[len(dense) :], strict=True):
             variable.assign(value)
         by_place = dict(zip(dense, means, strict=False))
         by_place |= {i: self.comm.average_rows(gradient, name=f"rows.{i}") for i, gradient in rows.items()}
+        if self.exposed:
+            self.exposed.end(began, [*means, *(by_place[i].values for i in rows)])
         nonfinite = averaged.nonfinite
         if rows:
             looked = looked_at([rows[i].values for i in rows], [by_place[i].values for i in rows])

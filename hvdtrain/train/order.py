@@ -46,6 +46,12 @@ class Order:
         return math.ceil(self.examples_per_step / self._sharers)
 
     @property
+    def own_batch_size(self) -> int:
+        """The examples of this replica in an ordinary step."""
+        begin, end = self._part(self.examples_per_step)
+        return end - begin
+
+    @property
     def is_even(self) -> bool:
         """Whether every replica has as many examples as the others in every step."""
         return self.examples_per_step % self._sharers == 0 and self.is_whole

@@ -21,9 +21,14 @@ def start(folder: Path) -> None:
     tf.profiler.experimental.start(str(folder), options)
 
 
+def write() -> None:
+    """End the recording; the folder then holds what TensorBoard's profile plugin shows."""
+    tf.profiler.experimental.stop()
+
+
 def stop(folder: Path, rank: int) -> list[Span]:
     """End the recording, return its spans, and leave them in the folder as `trace.json.gz`."""
-    tf.profiler.experimental.stop()
+    write()
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns)
     found = spans_of(newest)
     write_trace(folder / "trace.json.gz", trace_events(found, rank))

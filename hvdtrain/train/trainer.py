@@ -14,6 +14,7 @@ from hvdtrain.errors import StoppedError, UserCodeError
 from hvdtrain.rundir import write_text
 from hvdtrain.train import checkpoint, compat, initial_weights
 from hvdtrain.train.agree import agreed
+from hvdtrain.train.board import Board
 from hvdtrain.train.callbacks import (
     AgreeStop,
     Finite,
@@ -26,20 +27,21 @@ from hvdtrain.train.callbacks import (
     WeighUneven,
     global_results,
 )
-from hvdtrain.train.callbacks.curves import Curves
 from hvdtrain.train.callbacks.global_metrics import local_only
 from hvdtrain.train.callbacks.interrupt import Interrupt, Reason, StopAfterEpoch, after_epochs, stop_file, time_is_over
 from hvdtrain.train.callbacks.lead_time import LeadTime
 from hvdtrain.train.callbacks.record import Record, StopAtStep
+from hvdtrain.train.callbacks.speed import Speed
 from hvdtrain.train.callbacks.timeline import Timeline
 from hvdtrain.train.data import EpochBatches
-from hvdtrain.train.examples import held_out_part, test_part, training_batches, training_order
+from hvdtrain.train.examples import Examples, examples_of, test_part
+from hvdtrain.train.exposed import watch_exposed
 from hvdtrain.train.job import Job, prepare
-from hvdtrain.train.order import Order
+from hvdtrain.train.optimizer import reduction_of
 from hvdtrain.train.stand_in import require_same_kind, settle
 from hvdtrain.train.state import restore, restore_final
 from hvdtrain.train.sync_batch_norm import small_batch_hint
-from hvdtrain.train.user_code import Data
+from hvdtrain.train.tensorboard import open_board, show_worst, shown
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -77,11 +79,12 @@ def train(job: Job) -> dict[str, Any]:
         initial_epoch=epochs_done,
         initial_steps=steps_done,
     )
-    order = training_order(job, data)
-    batches = training_batches(job, data, order)
+    examples = examples_of(job, data)
     proof = SyncProof(job.comm, plan.config["sync"]["check_every_steps"])
     record = Record(plan, job.console, job.write, steps_done=steps_done, progress=job.show_progress)
-    fit(job, model, order, batches, data, found, proof, record)
+    with open_board(job, last_step=found.step if found else 0) as board:
+        fit(job, model, examples, found, proof, record, board)
+        show_worst(job, model, board, examples.held_out)
     if not record.last_logs:  # resumed after the last epoch: nothing was left but this end
         record.last_logs = records.last_epoch_metrics(job.run.metrics)
     job.comm.gather_json("done", name="barrier")  # nobody leaves while rank 0 still writes
@@ -97,16 +100,14 @@ def train(job: Job) -> dict[str, Any]:
 def fit(
     job: Job,
     model: keras.Model,
-    order: Order,
-    batches: Any,
-    data: Data,
+    examples: Examples,
     found: checkpoint.Checkpoint | None,
     proof: SyncProof,
     record: Record,
+    board: Board | None,
 ) -> None:
     """Run Keras's own fit with the callbacks that keep ranks together."""
-    plan = job.plan
-    test = held_out_part(job, data)
+    plan, order, batches, test = job.plan, examples.order, examples.batches, examples.held_out
     epochs_done, steps_done = position(found)
     lead = LeadTime(plan.config["slurm"]["stop_lead_s"], job.console.say)
 
@@ -118,6 +119,7 @@ def fit(
         lead.save_ends()
         job.write("checkpoint", path=path.name)
 
+    speed = Speed(job.comm, watch_exposed(reduction_of(model)), batch_size=order.own_batch_size, steps_done=steps_done)
     put_back = (lambda model: restore(model, found)) if found else None
     saver = Saver(
         job.comm,
@@ -129,7 +131,7 @@ def fit(
         state={
             "plan_digest": plan.digest(),
             "global_batch_size": plan.global_batch_size,
-            "stand_in": data.stands_in_for is not None,
+            "stand_in": examples.is_stand_in,
         },
         found=found,
         on_saved=saved,
@@ -147,11 +149,12 @@ def fit(
                 WeighUneven(job.comm, order, steps_done=steps_done),
                 *([TellEpoch(batches)] if is_epochs else []),
                 *([Resume(job.comm, found)] if found else []),
-                GlobalMetrics(job.comm),
+                speed,
+                GlobalMetrics(job.comm, passenger=speed),
                 Finite(job.comm, say=job.console.say),
                 proof,
                 record,
-                *curves(job),
+                *shown(job, model, board, speed, batches),
                 *timelines(job, model),
                 AgreeStop(job.comm),
                 *([StopAtStep(plan.total_steps, plan.steps_per_epoch)] if plan.config["training"]["steps"] else []),
@@ -164,12 +167,6 @@ def fit(
     except StoppedError:
         saver.on_train_end()  # Keras calls no callback any more
         raise
-
-
-def curves(job: Job) -> list[Curves]:
-    """Return what writes for TensorBoard, on rank 0."""
-    examples = job.plan.steps_per_epoch * job.plan.global_batch_size
-    return [Curves(job.run.tensorboard, examples)] if job.comm.rank == 0 else []
 
 
 def timelines(job: Job, model: keras.Model) -> list[Timeline]:

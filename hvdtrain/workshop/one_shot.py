@@ -27,17 +27,18 @@ from hvdtrain.export import export_run
 from hvdtrain.plan import Plan
 from hvdtrain.rundir import RUNS, RunDir, find_run
 from hvdtrain.workshop import data
+from hvdtrain.workshop.stand_in import Examples, Split
 
 HELD_OUT = (8, 9)
 NUM_CLASSES = 10
-DATASETS: dict[str, Callable[[], data.Split]] = {"digits": data.digits, "mnist": data.mnist}
+DATASETS: dict[str, Callable[[], Split]] = {"digits": data.digits, "mnist": data.mnist}
 HEAD = ("held out", "embedding: of the two", "of all ten", "pixels: of the two", "of all ten", "known classes")
 
 
 # -- training: an ordinary classifier of eight classes ---------------------------------------------
 
 
-def known_classes(dataset: str = "digits", held_out: Sequence[int] = HELD_OUT) -> data.Split:
+def known_classes(dataset: str = "digits", held_out: Sequence[int] = HELD_OUT) -> Split:
     """Return the images of all digits but two, and their classes, numbered anew from 0 to 7.
 
     Args:
@@ -47,7 +48,7 @@ def known_classes(dataset: str = "digits", held_out: Sequence[int] = HELD_OUT) -
     train, test = load(dataset)
     known = [digit for digit in range(NUM_CLASSES) if digit not in checked(held_out)]
 
-    def of_known(examples: data.Examples) -> data.Examples:
+    def of_known(examples: Examples) -> Examples:
         x, y = examples
         is_known = np.isin(y, known)
         return x[is_known], np.searchsorted(known, y[is_known])
@@ -113,8 +114,8 @@ class Score:
 
 def score(
     see: Callable[[np.ndarray], np.ndarray],
-    examples: data.Examples,
-    questions: data.Examples,
+    examples: Examples,
+    questions: Examples,
     held_out: Sequence[int],
     *,
     num_draws: int,
@@ -221,7 +222,7 @@ def with_error(values: np.ndarray) -> str:
     return f"{100 * values.mean():.1f} +- {100 * values.std(ddof=1) / np.sqrt(len(values)):.1f}"
 
 
-def load(dataset: str) -> data.Split:
+def load(dataset: str) -> Split:
     """Return a data set of ten digits.
 
     Raises:

@@ -25,6 +25,7 @@ from hvdtrain.train.comm import SoloComm
 from hvdtrain.train.compat import to_array
 from hvdtrain.train.console import Console
 from hvdtrain.train.data import EpochBatches
+from hvdtrain.train.examples import examples_of
 from hvdtrain.train.job import Job, prepare
 from hvdtrain.train.state import named_variables
 from tests.harness import rows, watched
@@ -168,7 +169,7 @@ def keras_backup(seed: int) -> dict[str, Any]:
     def train(folder: str) -> None:
         job = job_of(plan, Path(folder))
         data, model = prepare(job)
-        batches = trainer.training_batches(job, data, trainer.training_order(job, data))
+        batches = examples_of(job, data).batches
         assert isinstance(batches, EpochBatches)
         backup = keras.callbacks.BackupAndRestore(folder, save_freq=chance.randint(1, 2), delete_checkpoint=False)
         model.fit(batches.dataset(), epochs=EPOCHS, verbose=0, callbacks=[trainer.TellEpoch(batches), backup])

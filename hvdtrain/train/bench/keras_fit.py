@@ -17,13 +17,17 @@ from hvdtrain.bench.task import Task
 from hvdtrain.train import fused_adam
 from hvdtrain.train.bench import problems
 from hvdtrain.train.bench.stopwatch import Stopwatch
+from hvdtrain.train.board import Board
 from hvdtrain.train.callbacks import AgreeStop, Finite, GlobalMetrics, Saver, Setup, SyncProof
+from hvdtrain.train.callbacks.curves import Curves
 from hvdtrain.train.callbacks.record import Record
+from hvdtrain.train.callbacks.speed import Speed
 from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
 from hvdtrain.train.data import EpochBatches
+from hvdtrain.train.exposed import watch_exposed
 from hvdtrain.train.nonfinite import Watch
-from hvdtrain.train.optimizer import distribute
+from hvdtrain.train.optimizer import Reduction, distribute, reduction_of
 from hvdtrain.train.sync import broadcast_state
 from hvdtrain.train.trainer import TellEpoch
 
@@ -87,9 +91,14 @@ def train(name: str, batches: EpochBatches, task: Task, stopwatch: Stopwatch, co
         fused_adam.KINDS = ()
     if task.kind == "hvdtrain unchecked":
         optimizer.hvdtrain_reduction.watch = BlindWatch()
-    ours = [] if comm is None else product_callbacks(comm, batches, task)
+    has_board = task.kind == "hvdtrain curves" and comm is not None and comm.rank == 0
+    folder = Path(tempfile.mkdtemp(prefix="tensorboard-", dir=task.directory))
+    board = Board(folder, last_step=0, say=print) if has_board else None
+    ours = [] if comm is None else product_callbacks(comm, batches, task, reduction_of(model), board)
     callbacks = [TellEpoch(batches), *ours, Timer(stopwatch, task.steps_per_execution)]
     model.fit(batches.dataset(), epochs=ENDLESS, verbose=0, callbacks=callbacks)
+    if board is not None:
+        board.close()
 
 
 def mirrored(num_devices: int) -> tf.distribute.Strategy:
@@ -97,9 +106,19 @@ def mirrored(num_devices: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
 
 
-def product_callbacks(comm: Comm, batches: EpochBatches, task: Task) -> list[keras.callbacks.Callback]:
-    """Return what `hvdtrain run` adds to fit; the checkpoints on the saving arm only."""
+def product_callbacks(
+    comm: Comm, batches: EpochBatches, task: Task, reduction: Reduction | None, board: Board | None
+) -> list[keras.callbacks.Callback]:
+    """Return what `hvdtrain run` adds to fit; checkpoints on the saving arm only, curves on the arm of that name."""
     order = batches.order
+    speeds = []
+    if task.kind == "hvdtrain curves":
+        speeds = [Speed(comm, watch_exposed(reduction), batch_size=order.own_batch_size)]
+    curves = [
+        Curves(board, speed, global_batch_size=order.examples_per_step, every_steps=None)
+        for speed in speeds
+        if board is not None
+    ]
     directory = Path(task.directory)
     plan: Any = SimpleNamespace(
         steps_per_epoch=order.steps_per_epoch, global_batch_size=order.batch_size * order.size, epochs=ENDLESS,
@@ -127,10 +146,12 @@ def product_callbacks(comm: Comm, batches: EpochBatches, task: Task) -> list[ker
         ]
     return [
         Setup(comm),
-        GlobalMetrics(comm),
+        *speeds,
+        GlobalMetrics(comm, *speeds),
         Finite(comm),
         proof,
         record,
+        *curves,
         AgreeStop(comm),
         *savers,
     ]

@@ -7,18 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from hvdtrain.rundir import write_text
 from hvdtrain.timeline import horovod_events, summarise, words
 from hvdtrain.train import recording
+from hvdtrain.train.callbacks.step_window import StepWindow
 from hvdtrain.train.comm import Comm
 
 MAX_RANKS = 16  # that are recorded; one trace of all of them must stay small enough to open
 
 
-class Timeline(keras.callbacks.Callback):
-    """Record whole executions, from the one that holds the first step to the one that holds the last one.
+class Timeline(StepWindow):
+    """Record whole executions on all ranks, from the one that holds the first step to the one that holds the last one.
 
     Leaves `rank_0000/` for TensorBoard, `trace.json.gz` with all ranks and Horovod for Perfetto, Horovod's own
     `horovod.json`, and `summary.json`.
@@ -26,8 +25,7 @@ class Timeline(keras.callbacks.Callback):
     Args:
         comm: The ranks.
         folder: For all of it, shared by the ranks.
-        first, last: Steps of this run, from 1; never the first execution, which traces. If the epoch ends before, as
-            many of the next one.
+        first, last: Steps, see `StepWindow`.
         steps_per_execution: Steps between two looks.
         say: Called with lines for the user, on rank 0.
     """
@@ -42,45 +40,13 @@ class Timeline(keras.callbacks.Callback):
         steps_per_execution: int,
         say: Callable[[str], None],
     ) -> None:
-        super().__init__()
+        def too_late(why: str) -> None:
+            say(f"warning: no timeline: {why}; choose earlier ones with --timeline-steps FIRST:LAST")
+
+        super().__init__(first=first, last=last, steps_per_execution=steps_per_execution, too_late=too_late)
         self._comm = comm
         self._folder = folder
-        self._steps_per_execution = steps_per_execution
-        self._after = max((first - 1) // steps_per_execution, 1) * steps_per_execution
-        self._last = max(last, self._after + 1)
         self._say = say
-        self._steps = self._epoch_steps = 0
-        self._began: int | None = None
-        self._is_over = False
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Begin or end; every rank does at the same step."""
-        done = min(batch + 1, self.params["steps"])  # the last execution may be shorter than Keras says
-        self._steps += done - self._epoch_steps
-        self._epoch_steps = done
-        if self._is_over:
-            return
-        if self._began is None and self._steps >= self._after and self._fits(done):
-            self._begin()
-        elif self._began is not None and self._steps - self._began >= self._last - self._after:
-            self._end()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Count the next epoch's steps from none; evaluation would hide what a step does."""
-        self._epoch_steps = 0
-        if self._began is not None and self._steps > self._began:
-            self._end()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Say so if training was too short."""
-        if not self._is_over:
-            too_late = f"it was to begin after step {self._after}, and the run had {self._steps}"
-            self._say(f"warning: no timeline: {too_late}; choose earlier ones with --timeline-steps FIRST:LAST")
-
-    def _fits(self, steps_done: int) -> bool:
-        """Tell whether this epoch has as many steps left as are to be recorded, or as any epoch has."""
-        per_epoch = self.params["steps"]
-        return bool(per_epoch - steps_done >= min(self._last - self._after, per_epoch - self._steps_per_execution))
 
     @property
     def _horovod(self) -> Path:
@@ -94,18 +60,16 @@ class Timeline(keras.callbacks.Callback):
     def _is_recorded(self) -> bool:
         return self._comm.rank < MAX_RANKS
 
-    def _begin(self) -> None:
-        self._began = self._steps
+    def begin(self) -> None:
+        """Begin to record, on rank 0 Horovod too."""
         if self._comm.rank == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._comm.start_timeline(self._horovod)
         if self._is_recorded:
             recording.start(self._mine)
 
-    def _end(self) -> None:
-        assert self._began is not None
-        num_steps = self._steps - self._began
-        self._is_over = True
+    def end(self, num_steps: int) -> None:
+        """End the recording, and say on rank 0 what was found. A collective."""
         summary = None
         if self._is_recorded:
             summary = summarise(recording.stop(self._mine, self._comm.rank), num_steps)
@@ -113,7 +77,6 @@ class Timeline(keras.callbacks.Callback):
         if self._comm.rank == 0:
             self._comm.stop_timeline()
             self._tell(found)
-        self._began = None
 
     def _tell(self, summaries: list[dict[str, Any]]) -> None:
         places = [self._folder / f"rank_{rank:04d}" / "trace.json.gz" for rank in range(len(summaries))]
