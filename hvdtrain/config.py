@@ -62,6 +62,7 @@ class AugmentConfig(Section):
     elastic: NonNegativeFloat = Field(0.0, description="Standard deviation of the bends, in points.")
     cutout: Share = Field(0.0, description="Side of a square of 0 somewhere, at most, as a share of the image's.")
     noise: NonNegativeFloat = Field(0.0, description="Standard deviation of noise in every value.")
+    mirror: Bool = Field(False, description="Exchange left and right of every other image, drawn anew; not for digits.")
 
 
 class StageConfig(Section):

@@ -17,7 +17,7 @@ from tests.conftest import PROJECT
 
 NUM = 200
 SIDE = 28
-ALL = {"translation": 0.1, "rotation": 15.0, "scale": 0.1, "shear": 10.0, "elastic": 1.0, "cutout": 0.3, "noise": 0.1}
+ALL = {"translation": 0.1, "rotation": 15.0, "scale": 0.1, "shear": 10.0, "elastic": 1.0, "cutout": 0.3, "noise": 0.1, "mirror": True}
 
 
 def keys(seed=0, epoch=0, count=NUM):
@@ -112,6 +112,13 @@ def test_shear_moves_rows_apart_and_not_columns():
     slope = np.abs(bottom - top).max() / 15
     assert 0.3 < slope <= np.tan(np.radians(20)) + 0.02
     assert np.allclose(sheared.sum((1, 2)), bar.sum((1, 2, 3)), rtol=0.02)
+
+
+def test_half_of_the_images_are_mirrored_and_the_others_left_alone(images):
+    mirrored = aug.mirrored(images, keys()).numpy()
+    is_turned = (mirrored == images.numpy()[:, :, ::-1]).all((1, 2, 3))
+    assert (is_turned ^ (mirrored == images.numpy()).all((1, 2, 3))).all()
+    assert 70 < is_turned.sum() < 130
 
 
 def test_bending_is_smooth_and_of_the_strength_asked_for(images):

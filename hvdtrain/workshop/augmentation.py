@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
-STREAMS = {"affine": 0, "noise": 1, "elastic": 2, "cutout": 3, "mixup": 4}
+STREAMS = {"affine": 0, "noise": 1, "elastic": 2, "cutout": 3, "mixup": 4, "mirror": 5}
 
 
 # -- random numbers from keys -------------------------------------------------------------------
@@ -114,6 +114,12 @@ def affine(
     )
 
 
+def mirrored(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Return images of which half, drawn by their keys, have left and right exchanged."""
+    is_mirrored = uniform(keys, STREAMS["mirror"]) < 0.5
+    return tf.where(is_mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
 def elastic_deformation(images: tf.Tensor, keys: tf.Tensor, *, strength: float, knots: int = 4) -> tf.Tensor:
     """Return images that were bent, as handwriting is (Simard et al. 2003, with a smooth field from few knots).
 
@@ -202,6 +208,7 @@ class Augment(keras.layers.Layer):
         elastic: `strength` of `elastic_deformation`.
         cutout: `share` of `cut_out`.
         noise: `stddev` of `gaussian_noise`.
+        mirror: Whether `mirrored`.
         seed: Of the generator.
     """
 
@@ -215,12 +222,13 @@ class Augment(keras.layers.Layer):
         elastic: float = 0.0,
         cutout: float = 0.0,
         noise: float = 0.0,
+        mirror: bool = False,
         seed: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.where = {"translation": translation, "rotation": rotation, "scale": scale, "shear": shear}
-        self.what = {"elastic": elastic, "cutout": cutout, "noise": noise}
+        self.what = {"elastic": elastic, "cutout": cutout, "noise": noise, "mirror": mirror}
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
@@ -248,9 +256,12 @@ def augmented(
     elastic: float = 0.0,
     cutout: float = 0.0,
     noise: float = 0.0,
+    mirror: bool = False,
     **where: float,
 ) -> tf.Tensor:
-    """Return images after everything that is asked for, in this order: bent, moved, cut, noisy."""
+    """Return images after everything that is asked for, in this order: mirrored, bent, moved, cut, noisy."""
+    if mirror:
+        images = mirrored(images, keys)
     if elastic:
         images = elastic_deformation(images, keys, strength=elastic)
     if any(where.values()):

@@ -46,6 +46,46 @@ def five_by_five(
     )
 
 
+def three_by_three(
+    filters: Sequence[Sequence[int]] = ((32, 32), (64, 64), (128, 128)),
+    units: int = 128,
+    dropout: float = 0.0,
+    input_shape: tuple[int, ...] = (28, 28, 1),
+    num_classes: int = 10,
+    momentum: float = 0.9,
+) -> keras.Model:
+    """Return blocks of 3x3 convolutions with a pool of 2 after each block, and one hidden layer; logits come out.
+
+    After Simonyan and Zisserman 2015, with batch normalisation. The pool stands before a block's last one.
+
+    Args:
+        filters: Of each convolution, block by block.
+        units: Of the hidden layer; 0: none.
+        dropout: Before the logits.
+        input_shape: Of one image.
+        num_classes: Logits.
+        momentum: Of batch normalisation's moving statistics.
+    """
+    convolutions: list[Any] = []
+    for block in filters:
+        for place, width in enumerate(block):
+            convolutions.append(layers.Conv2D(width, 3, padding="same", use_bias=False))
+            if place == len(block) - 1:
+                convolutions.append(layers.MaxPooling2D(2))
+            convolutions += normalised_relu(momentum)
+    hidden = [layers.Dense(units, use_bias=False), *normalised_relu(momentum)] if units else []
+    return keras.Sequential(
+        [
+            layers.Input(tuple(input_shape)),
+            *convolutions,
+            layers.Flatten(),
+            *hidden,
+            layers.Dropout(dropout),
+            layers.Dense(num_classes),
+        ]
+    )
+
+
 def normalised_relu(momentum: float) -> list[Any]:
     """Return batch normalisation and ReLU."""
     return [layers.BatchNormalization(momentum=momentum), layers.ReLU()]
