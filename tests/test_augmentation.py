@@ -17,7 +17,10 @@ from tests.conftest import PROJECT
 
 NUM = 200
 SIDE = 28
-ALL = {"translation": 0.1, "rotation": 15.0, "scale": 0.1, "shear": 10.0, "elastic": 1.0, "cutout": 0.3, "noise": 0.1, "mirror": True}
+ALL = {
+    "translation": 0.1, "rotation": 15.0, "scale": 0.1, "shear": 10.0, "elastic": 1.0, "cutout": 0.3, "noise": 0.1,
+    "mirror": True,
+}
 
 
 def keys(seed=0, epoch=0, count=NUM):

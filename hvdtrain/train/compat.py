@@ -14,6 +14,7 @@ from keras.src.models.functional import Functional
 from keras.src.random.seed_generator import global_seed_generator
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
+from tensorflow.python.framework import config as tf_config
 from tensorflow.python.framework import graph_util
 from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.ops import control_flow_util
@@ -266,3 +267,8 @@ def stop_spinning() -> None:
 def is_spinning_stopped() -> bool:
     """Tell whether `stop_spinning` reached the options that TensorFlow starts with."""
     return bool(context.context().config.experimental.disable_thread_spinning)
+
+
+def is_deterministic() -> bool:
+    """Tell whether op determinism is on; TensorFlow has no public way to ask."""
+    return bool(tf_config.is_op_determinism_enabled())

@@ -1,7 +1,8 @@
 """How long a rank that has finished its gradients waits for those of all ranks: exposed communication.
 
 Two looks at the clock inside the training step. It cannot be known on a GPU, whose work goes on after TensorFlow has
-returned, nor where gradients leave in groups while others are computed; there is nothing then, rather than a guess.
+returned, nor where gradients leave in groups while others are computed, nor with op determinism, which forbids such looks;
+there is nothing then, rather than a guess.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from hvdtrain.train.compat import to_array
+from hvdtrain.train import compat
 
 if TYPE_CHECKING:
     from hvdtrain.train.optimizer import Reduction
@@ -35,7 +36,7 @@ class ExposedTime:
 
     def seconds(self) -> float:
         """Return the total of this process so far."""
-        return float(to_array(self._total_s))
+        return float(compat.to_array(self._total_s))
 
 
 def watch_exposed(reduction: Reduction | None) -> ExposedTime | None:
@@ -48,7 +49,7 @@ def watch_exposed(reduction: Reduction | None) -> ExposedTime | None:
     """
     if reduction is None or reduction.comm.size == 1 or reduction.exchange.num_groups is not None:
         return None
-    if tf.config.list_physical_devices("GPU"):
+    if tf.config.list_physical_devices("GPU") or compat.is_deterministic():
         return None
     reduction.exposed = ExposedTime()
     return reduction.exposed
