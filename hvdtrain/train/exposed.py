@@ -1,7 +1,7 @@
 """How long a rank that has finished its gradients waits for those of all ranks: exposed communication.
 
 Two looks at the clock inside the training step. It cannot be known on a GPU, whose work goes on after TensorFlow has
-returned, nor where gradients leave in groups while others are computed, nor with op determinism, which forbids such looks;
+returned, nor where gradients leave in groups while others are computed, nor with op determinism, which forbids it;
 there is nothing then, rather than a guess.
 """
 

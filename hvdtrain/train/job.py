@@ -107,7 +107,7 @@ def load(job: Job) -> Data:
     """
     config = job.plan.config["data"]
     in_all = job.plan.num_examples + job.plan.num_validation
-    args = staged(config["args"], config.get("stage"), job)
+    args = staged(config["args"], config["stage"], job)
     data = user_code.load_data(config["source"], job.folder, args, num_examples=in_all)
     if job.plan.num_validation and not data.is_indexable:
         raise UserCodeError(
