@@ -14,7 +14,7 @@ from hvdtrain.launch import LAUNCHERS, LaunchRequest
 from hvdtrain.launch.job import worker_environment
 
 PROJECT = Path(__file__).parents[2]
-TIMEOUT_S = 600
+TIMEOUT_S = 1200
 # What depends on how gradients travel, and what everything else stands on: the tests marked `core`.
 CORE_CASES = (
     "accumulation", "adasum", "bfloat16_weights_are_looked_at", "bit_flips", "checkpoint_round_trip", "compression",
