@@ -256,7 +256,7 @@ def augmented(
     elastic: float = 0.0,
     cutout: float = 0.0,
     noise: float = 0.0,
-    mirror: bool = False,
+    mirror: float = False,
     **where: float,
 ) -> tf.Tensor:
     """Return images after everything that is asked for, in this order: mirrored, bent, moved, cut, noisy."""
