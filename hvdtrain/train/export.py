@@ -10,13 +10,14 @@ from typing import Any
 
 import keras
 
-from hvdtrain.errors import NoSpaceError, NotFoundError
+from hvdtrain.errors import NoSpaceError
 from hvdtrain.rundir import NO_SPACE
-from hvdtrain.train import checkpoint, compat, user_code
+from hvdtrain.train import compat, user_code
 from hvdtrain.train.checkpoint import Checkpoint
 from hvdtrain.train.demo import write_page
 from hvdtrain.train.durable import fsync_path
 from hvdtrain.train.job import Job, build, compile_model, load
+from hvdtrain.train.restored import require_checkpoint
 from hvdtrain.train.state import restore_final
 from hvdtrain.train.sync_batch_norm import SyncBatchNormalization
 
@@ -37,11 +38,7 @@ def export(job: Job, *, kind: str, output: Path) -> dict[str, Any]:
         NotFoundError: If there is no checkpoint yet.
         NoSpaceError: If the disk is full; what was there before stays.
     """
-    found, complaints = checkpoint.load_newest(job.run.checkpoints)
-    for complaint in complaints:
-        job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
-    if found is None:
-        raise NotFoundError(f"{job.run.path}: no checkpoint yet, so there is nothing to export")
+    found = require_checkpoint(job)
     keras.mixed_precision.set_dtype_policy(job.plan.config["training"]["precision"])
     model = final_model(job, found)
     write(model, kind, output)

@@ -7,12 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from hvdtrain.errors import UserCodeError
 from hvdtrain.train import compat
-from hvdtrain.train.job import Job, prepare
-from hvdtrain.train.stand_in import require_same_kind
-from hvdtrain.train.state import restore_final
-from hvdtrain.train.trainer import newest_checkpoint
+from hvdtrain.train.job import Job
+from hvdtrain.train.restored import restored, test_images
 
 NUM_WORST = 25
 NUM_FILTERS = 32
@@ -25,17 +22,11 @@ def look(job: Job, output: Path) -> None:
     `worst_seen`, `worst_certainty`, `filters` (pictures of the first layer's weights), `right` (a flag per test image).
 
     Raises:
-        UserCodeError: If there is no checkpoint, or the test data are not images with one class each.
+        NotFoundError: If there is no checkpoint yet.
+        UserCodeError: If the test data are not images with one class each.
     """
-    data, model = prepare(job)
-    found, _ = newest_checkpoint(job)
-    if found is None:
-        raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to look at")
-    if not isinstance(data.test, tuple) or not isinstance(data.test[0], np.ndarray) or np.ndim(data.test[1]) != 1:
-        raise UserCodeError("pictures need test data that are an array of images and an array of their classes")
-    require_same_kind(job, data, found)
-    restore_final(model, found)
-    images, labels = data.test[0], np.asarray(data.test[1])
+    data, model, _ = restored(job)
+    images, labels = test_images(job, data)
     probabilities = model.predict(images, batch_size=512, verbose=0)
     seen = probabilities.argmax(1)
     num_classes = probabilities.shape[1]

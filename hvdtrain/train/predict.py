@@ -13,13 +13,14 @@ import keras
 import numpy as np
 
 from hvdtrain.csv_table import read_table
-from hvdtrain.errors import NoSpaceError, NotFoundError, UserCodeError
+from hvdtrain.errors import NoSpaceError, UserCodeError
 from hvdtrain.rundir import NO_SPACE
-from hvdtrain.train import checkpoint, inference, user_code
+from hvdtrain.train import inference, user_code
 from hvdtrain.train.agree import agreed
 from hvdtrain.train.durable import fsync_path
 from hvdtrain.train.export import final_model
 from hvdtrain.train.job import Job
+from hvdtrain.train.restored import require_checkpoint
 
 YES_OR_NO = "binary_crossentropy"
 
@@ -38,11 +39,7 @@ def predict(job: Job, source: Path, output: Path, header: str) -> dict[str, Any]
         UserCodeError: If the inputs do not fit the model, or the outputs do not fit a CSV file.
         NoSpaceError: If the disk is full; what was there before stays.
     """
-    found, complaints = checkpoint.load_newest(job.run.checkpoints)
-    for complaint in complaints:
-        job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
-    if found is None:
-        raise NotFoundError(f"{job.run.path}: no checkpoint yet, so there is nothing to predict with")
+    found = require_checkpoint(job)
     keras.mixed_precision.set_dtype_policy(job.plan.config["training"]["precision"])
     model = agreed(job.comm, lambda: final_model(job, found))
     inputs = agreed(job.comm, lambda: read_inputs(job, model, source))

@@ -8,13 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hvdtrain.errors import UserCodeError
 from hvdtrain.study.robustness import CHANGED
 from hvdtrain.train.augment import with_changes
-from hvdtrain.train.job import Job, prepare
-from hvdtrain.train.stand_in import require_same_kind
-from hvdtrain.train.state import restore_final
-from hvdtrain.train.trainer import newest_checkpoint
+from hvdtrain.train.job import Job
+from hvdtrain.train.restored import restored, test_images
 from hvdtrain.workshop.augmentation import keys_of
 
 SEED = 2**31  # no run's: seeds are below
@@ -25,17 +22,11 @@ def robustness(job: Job) -> dict[str, Any]:
     """Return the accuracy of the newest checkpoint on each changed test set: the same changes for every run.
 
     Raises:
-        UserCodeError: If there is no checkpoint, or the test data are not images with one class each.
+        NotFoundError: If there is no checkpoint yet.
+        UserCodeError: If the test data are not images with one class each.
     """
-    data, model = prepare(job)
-    found, _ = newest_checkpoint(job)
-    if found is None:
-        raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to evaluate")
-    if not isinstance(data.test, tuple) or not isinstance(data.test[0], np.ndarray) or np.ndim(data.test[1]) != 1:
-        raise UserCodeError("robustness needs test data that are an array of images and an array of their classes")
-    require_same_kind(job, data, found)
-    restore_final(model, found)
-    images, labels = data.test[0], np.asarray(data.test[1])
+    data, model, found = restored(job)
+    images, labels = test_images(job, data)
     accuracies = {one.name: _accuracy(model, images, labels, dict(one.settings)) for one in CHANGED}
     return {"run": str(job.run.path), "name": job.plan.name, "step": found.step, "accuracy": accuracies}
 

@@ -38,8 +38,9 @@ from hvdtrain.train.examples import Examples, examples_of, test_part
 from hvdtrain.train.exposed import watch_exposed
 from hvdtrain.train.job import Job, prepare
 from hvdtrain.train.optimizer import reduction_of
+from hvdtrain.train.restored import restored
 from hvdtrain.train.stand_in import require_same_kind, settle
-from hvdtrain.train.state import restore, restore_final
+from hvdtrain.train.state import restore
 from hvdtrain.train.sync_batch_norm import small_batch_hint
 from hvdtrain.train.tensorboard import open_board, show_worst, shown
 
@@ -249,16 +250,10 @@ def evaluate(job: Job) -> dict[str, Any]:
     """Return the metrics of the run's newest checkpoint on its test data.
 
     Raises:
-        UserCodeError: If the data source has no test data, or the run no checkpoint yet.
+        UserCodeError: If the data source has no test data.
+        NotFoundError: If the run has no checkpoint yet.
     """
-    data, model = prepare(job)
-    found, complaints = newest_checkpoint(job)
-    for complaint in complaints:
-        job.console.say(f"warning: damaged checkpoint passed over: {complaint}")
-    if found is None:
-        raise UserCodeError(f"{job.run.path}: no checkpoint yet, so there is nothing to evaluate")
-    require_same_kind(job, data, found)
-    restore_final(model, found)
+    data, model, found = restored(job)
     test = test_part(job, data)
     if test is None:
         raise UserCodeError(f"{job.plan.config['data']['source']} returns no test data to evaluate on")
