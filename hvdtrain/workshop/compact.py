@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 
 def five_by_five(
     filters: Sequence[int] = (16, 32),
     units: int = 128,
+    crop: int = 0,
     input_shape: tuple[int, ...] = (28, 28, 1),
     num_classes: int = 10,
     momentum: float = 0.9,
@@ -23,6 +24,7 @@ def five_by_five(
     Args:
         filters: Of each convolution.
         units: Of the hidden layer.
+        crop: Points to cut off at each side before the first convolution: MNIST's digits leave the outer 4 empty.
         input_shape: Of one image.
         num_classes: Logits.
         momentum: Of batch normalisation's moving statistics: 0.9 follows a training of few steps.
@@ -31,12 +33,13 @@ def five_by_five(
     for width in filters:
         convolutions += [
             layers.Conv2D(width, 5, use_bias=False),
-            layers.MaxPooling2D(2),
+            FastPool(),
             *normalised_relu(momentum),
         ]
     return keras.Sequential(
         [
             layers.Input(tuple(input_shape)),
+            layers.Cropping2D(crop),
             *convolutions,
             layers.Flatten(),
             layers.Dense(units, use_bias=False),
@@ -84,6 +87,27 @@ def three_by_three(
             layers.Dense(num_classes),
         ]
     )
+
+
+@keras.saving.register_keras_serializable(package="hvdtrain")
+class FastPool(layers.Layer):
+    """What `MaxPooling2D(2)` does to sides that are even, for less time on a CPU.
+
+    The gradient of TensorFlow's maximum of two tensors takes half the time of MaxPool's own.
+    """
+
+    def call(self, images: Any) -> Any:
+        """Return the maxima of 2x2 squares: (examples, height, width, channels) to half the height and width."""
+        height, width, channels = images.shape[1:]
+        rows = ops.reshape(images, (-1, height // 2, 2, width * channels))
+        highest = ops.maximum(*ops.unstack(rows, axis=2))
+        columns = ops.reshape(highest, (-1, height // 2, width // 2, 2, channels))
+        return ops.maximum(*ops.unstack(columns, axis=3))
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Return half the height and width."""
+        examples, height, width, channels = input_shape
+        return (examples, height // 2, width // 2, channels)
 
 
 def normalised_relu(momentum: float) -> list[Any]:
