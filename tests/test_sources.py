@@ -61,6 +61,7 @@ def test_resume_goes_on_with_the_order_of_its_epoch(results):
         assert value["writers"] == [f"{name}_0.weights.h5" for name in ("parts", "whole", "within")]
 
 
+@pytest.mark.core
 def test_uneven_shares_follow_the_trajectory_of_one_process(results):
     for value in results.of("uneven_shares"):
         for name in ("arrays", "dataset"):

@@ -25,7 +25,7 @@ CORE_CASES = (
     "nonfinite_anywhere", "nonfinite_with_loss_scaling", "one_writer", "own_files", "padded_arrays", "reduction",
     "retraced_on_one_rank", "same_weights_without_wrapper", "shards", "skipped_updates", "staging", "staging_again",
     "staging_faults", "stop_asked_by_rank_0", "stop_together", "sync_batch_norm_uneven", "tampered_replica",
-    "trajectory_equals_one_process", "warm_up",
+    "trajectory_equals_one_process", "uneven_shares", "warm_up",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ class World(NamedTuple):
 
 WORLDS = {
     "2ranks": World(2, "shared_memory"),
-    "3ranks-horovod": World(3, "horovod"),
+    "3ranks-horovod": World(3, "horovod", CORE_CASES),
     "4ranks": World(4, "shared_memory", CORE_CASES),
 }
 
