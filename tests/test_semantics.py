@@ -10,7 +10,8 @@ def test_every_optimizer_follows_the_trajectory_of_one_process(results):
     values = results.of("every_optimizer")
     assert len(values[0]) >= (6 if results.size == 2 else 1) * 12, "the walk over keras.optimizers found too little"
     for name, first in values[0].items():
-        assert first["off"] < 1e-9, f"{name} is off by {first['off']}"
+        (off,) = [value[name]["off"] for value in values if "off" in value[name]]
+        assert off < 1e-9, f"{name} is off by {off}"
         assert first["moved"] > 1e-6, f"{name} did not train"
         assert all_equal([value[name]["bits"] for value in values]), f"{name}: ranks differ"
 
