@@ -100,7 +100,10 @@ def conclusions(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], mat
     if best is None:
         return ["no trial has trained to its end yet"]
     run = nice_path(directory.run(sweep, best.trial).path)
-    return [f"{winner_text(directory, sweep, found, best)}\nuse it: hvdtrain export {run}", *notes(sweep, mattered)]
+    return [
+        f"{winner_text(directory, sweep, found, best)}\nuse it: hvdtrain export {run}",
+        *notes(sweep, found, mattered),
+    ]
 
 
 def winner_text(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], best: Outcome) -> str:
@@ -112,15 +115,16 @@ def winner_text(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], bes
     return f"{said}; on the test data, evaluated once: {metrics_text(test)}" if test else said
 
 
-def notes(sweep: Sweep, mattered: Sequence[Effect]) -> list[str]:
+def notes(sweep: Sweep, outcomes: Sequence[Outcome], mattered: Sequence[Effect]) -> list[str]:
     """Return how the numbers came about."""
     where = (
         f"{sweep.num_validation} examples held out of the training data" if sweep.num_validation else "the test data"
     )
     found = []
-    if sweep.metric.startswith("val_"):
+    num_scored = sum(one.score is not None for one in outcomes)
+    if sweep.metric.startswith("val_") and num_scored > 1:
         found.append(
-            f"{sweep.metric} is of {where}, after the last epoch. The best of {len(sweep.trials)} is chosen partly for "
+            f"{sweep.metric} is of {where}, after the last epoch. The best of {num_scored} is chosen partly for "
             "its luck: expect a little less of it on new data."
         )
     if mattered:
@@ -139,7 +143,7 @@ def html(directory: SweepDir, sweep: Sweep, found: Sequence[Outcome], plots: Map
     sections = [
         PageSection("Trials", tables=[PageTable(head(sweep), cells(sweep, found))]),
         *([PageSection("Which parameter mattered", tables=effect_table)] if mattered else []),
-        PageSection("How this was found", texts=[*sweep.notes, *notes(sweep, mattered)], code=facts["command"]),
+        PageSection("How this was found", texts=[*sweep.notes, *notes(sweep, found, mattered)], code=facts["command"]),
     ]
     pages = files("hvdtrain.study")
     template = pages.joinpath("report.html.j2").read_text(encoding="utf-8")
