@@ -121,7 +121,7 @@ def case_every_optimizer(comm: Comm, folder: Any) -> dict:
             together.append(ours)
             results[f"{cls.__name__} {variant}"] = {
                 "moved": distance(ours, initial),
-                "bits": [array.tobytes().hex()[:64] for array in ours],
+                "bits": [array.tobytes().hex() for array in ours],
             }
         for number in range(comm.rank, len(pairs), comm.size):
             cls, variant = pairs[number]
