@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hvdtrain.errors import UserCodeError
 from hvdtrain.workshop.compact import five_by_five, pooled, three_by_three
 
 
@@ -36,6 +37,13 @@ def test_what_is_cut_off_is_not_seen(build):
     inner[:, 2:-2, 2:-2] = images[:, 2:-2, 2:-2]
     np.testing.assert_array_equal(model(images), model(inner))
     assert np.any(np.asarray(build()(images)) != np.asarray(build()(inner)))
+
+
+@pytest.mark.parametrize("build", [five_by_five, three_by_three])
+@pytest.mark.parametrize("crop", [-1, 14])
+def test_a_crop_that_leaves_nothing_is_explained(build, crop):
+    with pytest.raises(UserCodeError, match=rf"crop must be 0 to 13 .* got {crop}"):
+        build(crop=crop)
 
 
 def test_keras_alone_loads_what_was_saved(tmp_path):

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from hvdtrain.errors import UserCodeError
+
 
 def five_by_five(
     filters: Sequence[int] = (16, 32),
@@ -30,7 +32,7 @@ def five_by_five(
         momentum: Of batch normalisation's moving statistics: 0.9 follows a training of few steps.
     """
     images = hidden = layers.Input(tuple(input_shape))
-    hidden = layers.Cropping2D(crop)(hidden)
+    hidden = cropping(crop, input_shape)(hidden)
     for width in filters:
         hidden = layers.Conv2D(width, 5, use_bias=False)(hidden)
         hidden = applied(normalised_relu(momentum), pooled(hidden))
@@ -72,7 +74,7 @@ def three_by_three(
     return keras.Sequential(
         [
             layers.Input(tuple(input_shape)),
-            layers.Cropping2D(crop),
+            cropping(crop, input_shape),
             *convolutions,
             layers.Flatten(),
             *hidden,
@@ -80,6 +82,18 @@ def three_by_three(
             layers.Dense(num_classes),
         ]
     )
+
+
+def cropping(crop: int, input_shape: Sequence[int]) -> keras.layers.Layer:
+    """Return the layer that cuts points off at each side.
+
+    Raises:
+        UserCodeError: If nothing would be left.
+    """
+    side = min(input_shape[:2])
+    if not 0 <= 2 * crop < side:
+        raise UserCodeError(f"crop must be 0 to {(side - 1) // 2} for images of {tuple(input_shape)}; got {crop}")
+    return layers.Cropping2D(crop)
 
 
 def pooled(images: Any) -> Any:
