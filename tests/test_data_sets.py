@@ -9,6 +9,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from hvdtrain.config_file import load_config
 from hvdtrain.data_files import DATA_SETS
@@ -17,6 +18,7 @@ from hvdtrain.jobs import success_text
 from hvdtrain.known_data import known_num_examples
 from hvdtrain.rundir import RunDir
 from hvdtrain.workshop import data, made_up
+from hvdtrain.workshop.data import grey
 from hvdtrain.workshop.stand_in import StandIn
 from tests.conftest import PROJECT, missing
 
@@ -263,6 +265,13 @@ def test_every_exercise_says_what_to_expect_and_where_the_data_are(path):
 
 def test_there_is_an_exercise_for_every_data_set():
     assert [path.stem for path in EXERCISES] == sorted(NAMES)
+
+
+def test_the_digits_are_scikit_learns():
+    x, y = grey.read_digits()
+    found = load_digits()
+    np.testing.assert_array_equal(x[..., 0], (found.images / 16.0).astype(np.float32))
+    np.testing.assert_array_equal(y, found.target)
 
 
 # -- Kaggle's file ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,20 @@ def digits(examples_per_class: int | None = None, subset_seed: int = 0) -> Split
         examples_per_class: How many of each digit to train on; None: all.
         subset_seed: Which ones.
     """
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    x = (found.images / 16.0).astype(np.float32)[..., np.newaxis]
-    y = found.target.astype(np.int64)
+    x, y = read_digits()
     order = np.random.default_rng(0).permutation(len(x))
     test, train = order[:DIGITS_TEST_EXAMPLES], order[DIGITS_TEST_EXAMPLES:]
     return few((x[train], y[train]), examples_per_class, subset_seed), (x[test], y[test])
+
+
+def read_digits() -> Examples:
+    """Read scikit-learn's file without importing scikit-learn, which takes each rank a second: 64 values, the digit."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserCodeError("the digits are scikit-learn's, and it is not installed: pip install scikit-learn")
+    with gzip.open(Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz") as file:
+        rows = np.loadtxt(file, dtype=np.uint8, delimiter=",")
+    return (rows[:, :-1] / 16.0).astype(np.float32).reshape(-1, 8, 8, 1), rows[:, -1].astype(np.int64)
 
 
 def mnist(channels: bool = True, examples_per_class: int | None = None, subset_seed: int = 0) -> Split:
