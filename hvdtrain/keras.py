@@ -9,6 +9,7 @@ Start it with `hvdtrain run --ranks N -- python script.py`, or with mpirun, srun
 trains on one process as before.
 """
 
+# ruff: noqa: E402  the environment and load_keras come before Keras
 from __future__ import annotations
 
 import os
@@ -18,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from hvdtrain.train.loading import load_keras
+
+load_keras()
 
 import keras
 

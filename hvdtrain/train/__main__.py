@@ -17,7 +17,6 @@ from hvdtrain.plan import Plan
 from hvdtrain.rundir import RunDir, read_json, write_text
 from hvdtrain.train.console import Console, redirect_to_log
 from hvdtrain.train.failure import fail, forget_earlier_failure
-from hvdtrain.train.put_off import put_off
 from hvdtrain.train.world import World, wake_up
 
 # What workers can do instead of training.
@@ -74,7 +73,6 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
-    put_off()
     if plan.config["timeline"]:
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"  # Horovod looks for it when it wakes up
     world = wake_up(

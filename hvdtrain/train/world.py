@@ -11,6 +11,7 @@ from typing import Any
 from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.launch.rank import RankInfo, rank_info
 from hvdtrain.train import devices, meet
+from hvdtrain.train.loading import load_keras
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def wake_up(
     if info.size == 1 and cores_alone is not None:
         devices.bind_first(cores_alone)
     cores = devices.bind_cores(info.local_rank or 0, info.local_size or info.size, environ)
+    _load_keras()
     comm = _horovod(info, environ, meet_in) if info.size > 1 else _solo()
     check_world(info, comm.rank, comm.size)
     _let_layers_join(comm)
@@ -133,6 +135,15 @@ def check_world(info: RankInfo, rank: int, size: int) -> None:
             "built for another MPI than the one that started it. Compare them with `hvdtrain doctor`, then "
             "`hvdtrain build-horovod --force` with the MPI you launch with"
         )
+
+
+def _load_keras() -> None:
+    try:
+        load_keras()
+    except ImportError as error:
+        raise EnvironmentNotFitError(
+            f"TensorFlow or Keras does not import: {error}; fix: pip install 'hvdtrain[train]', and see hvdtrain doctor"
+        ) from error
 
 
 def _solo() -> Any:

@@ -1,4 +1,8 @@
-"""Modules that are loaded when something of them is used, and not before.
+"""Loading TensorFlow and Keras without what training does not need.
+
+Python's garbage collector looks for garbage again and again among a million objects of modules that all stay: a
+second of every rank's start. It rests meanwhile, and takes them for permanent afterwards, so that its pauses in
+training are short too.
 
 Keras imports scikit-learn (with SciPy) for `keras.wrappers` and Matplotlib for `keras.visualization`, which takes every
 rank most of a second and opens two thousand files; a training run uses neither.
@@ -6,8 +10,10 @@ rank most of a second and opens two thousand files; a training run uses neither.
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -20,6 +26,28 @@ UNUSED_BY_TRAINING = (
     "keras._tf_keras.keras.wrappers",
     "keras._tf_keras.keras.visualization",
 )
+
+
+def load_keras() -> None:
+    """Import TensorFlow and Keras; modules that are imported already stay as they are."""
+    put_off()
+    with _no_collection():
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let the garbage collector rest; what there is at the end, it takes for permanent."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def put_off(names: Iterable[str] = UNUSED_BY_TRAINING) -> None:

@@ -15,7 +15,7 @@ model.compile("adam", "mse")
 model.fit(np.zeros((8, 3)), np.zeros((8, 2)), verbose=0)
 print([name for name in ("sklearn", "matplotlib.pyplot") if name in sys.modules])
 """
-START = "from hvdtrain.train.put_off import put_off; put_off()"
+START = "from hvdtrain.train.loading import load_keras; load_keras()"
 USE = """
 assert "SKLearnClassifier" in dir(keras.wrappers)
 assert tf.keras.wrappers.SKLearnRegressor is keras.wrappers.SKLearnRegressor
@@ -47,3 +47,12 @@ def test_plain_keras_loads_both():
 
 def test_what_was_put_off_is_there_when_it_is_used():
     assert run(TRAIN.format(start=START) + USE)[1:] == ["module 'keras.wrappers' has no attribute 'missing'"]
+
+
+def test_the_garbage_collector_has_rested_and_works_again():
+    script = "import gc\n{start}\nprint(gc.isenabled(), gc.get_freeze_count() > 100_000, gc.get_count()[2])"
+    assert run(script.format(start=START)) == ["True True 0"]
+
+
+def test_a_collector_that_was_off_stays_off():
+    assert run(f"import gc; gc.disable(); {START}; print(gc.isenabled(), gc.get_freeze_count())") == ["False 0"]
