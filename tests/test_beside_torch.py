@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from hvdtrain.bench import beside_torch
 from hvdtrain.bench.beside_torch import Outcome, configuration, main, of_run, tables
 from hvdtrain.config import Config
 from hvdtrain.workshop.models import torch_example
@@ -76,6 +78,26 @@ def test_the_tables_pair_seeds():
     text = tables(found)
     assert "| hvdtrain, 2 ranks | 98.10 +- 0.06" in text
     assert "| 2.00 (2.00 to 2.00) | 1.50 (1.50 to 1.50) | 4.00 (4.00 to 4.00) | 3 |" in text
+
+
+@pytest.mark.parametrize("launches", [3, 5])
+def test_a_stop_shows_the_seeds_that_ended_if_there_are_two(launches: int, monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+
+    def launch(arm: str, *_: object) -> Outcome:
+        if len(done) == launches:
+            raise KeyboardInterrupt
+        done.append(arm)
+        return Outcome(0.98, 1.0, 2.0, 3.0)
+
+    monkeypatch.setattr(beside_torch, "launch", launch)
+    options = argparse.Namespace(seeds=4)
+    if launches < 4:
+        with pytest.raises(KeyboardInterrupt):
+            beside_torch.measure(["a", "b"], options)
+    else:
+        found = beside_torch.measure(["a", "b"], options)
+        assert {arm: sorted(outcomes) for arm, outcomes in found.items()} == {"a": [0, 1], "b": [0, 1]}
 
 
 def test_seconds_are_those_from_start_to_end(tmp_path: Path):

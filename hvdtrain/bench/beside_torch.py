@@ -56,18 +56,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     arms = [TORCH, *(keras_name(ranks) for ranks in options.ranks)]
-    found: dict[str, dict[int, Outcome]] = {arm: {} for arm in arms}
-    for seed in range(options.seeds):
-        for arm in rotated(arms, seed):
-            outcome = launch(arm, seed, options)
-            print(f"seed {seed}, {arm}: {outcome}", file=sys.stderr, flush=True)
-            found[arm][seed] = outcome
-    print(tables(found))
+    print(tables(measure(arms, options)))
     print(f"\n{describe(gather_facts())}.")
     print(
         f"{options.epochs} epoch{'s' if options.epochs > 1 else ''} of 60,000 images, batch {BATCH_SIZE} in all. "
         "Accuracy: mean +- standard error; seconds: median and range; ratios: median and 95 % interval."
     )
+
+
+def measure(arms: Sequence[str], options: argparse.Namespace) -> dict[str, dict[int, Outcome]]:
+    """Run all arms with all seeds, or with those that ended before Ctrl-C; return what each came to, by arm and seed.
+
+    Raises:
+        KeyboardInterrupt: If fewer than two seeds had ended.
+    """
+    found: dict[str, dict[int, Outcome]] = {arm: {} for arm in arms}
+    try:
+        for seed in range(options.seeds):
+            for arm in rotated(arms, seed):
+                found[arm][seed] = launch(arm, seed, options)
+                print(f"seed {seed}, {arm}: {found[arm][seed]}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        whole = min(len(outcomes) for outcomes in found.values())
+        if whole < 2:
+            raise
+        print("stopped; these are the seeds that ended", file=sys.stderr)
+        return {arm: {seed: outcomes[seed] for seed in range(whole)} for arm, outcomes in found.items()}
+    return found
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -205,3 +220,6 @@ if __name__ == "__main__":
         main()
     except HvdtrainError as error:
         sys.exit(f"hvdtrain: {error}")
+    except KeyboardInterrupt:
+        print("hvdtrain: stopped before two seeds had ended, so there is no table", file=sys.stderr)
+        sys.exit(130)
