@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. A skip is loud, and a failure where HVDTRAIN_REQUIRE names what is missing."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +13,16 @@ from tests.cluster.slurm import Cluster, missing_programs
 from tests.ranks.worlds import WORLDS, Results, run_cases
 
 PROJECT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Let the garbage collector rest while a million objects are imported that stay, as `load_keras` does."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def missing(what: str, why: str) -> None:
@@ -38,15 +49,15 @@ def project() -> Path:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let a test see the results of all worlds that run its case."""
     if "results" in metafunc.fixturenames:
-        is_core = metafunc.definition.get_closest_marker("core") is not None
-        names = [name for name, world in WORLDS.items() if is_core or not world.cases]
+        marks = {mark.name for mark in metafunc.definition.iter_markers()}
+        names = [name for name, world in WORLDS.items() if marks & world.marks or not world.marks]
         metafunc.parametrize("results", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def results(request, tmp_path_factory, require_horovod) -> Results:
     """What every rank of one world returned, case by case."""
-    return run_cases(tmp_path_factory.mktemp(request.param), *WORLDS[request.param])
+    return run_cases(tmp_path_factory.mktemp(request.param), WORLDS[request.param])
 
 
 @pytest.fixture(scope="session")

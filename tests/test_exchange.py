@@ -7,7 +7,7 @@ from hvdtrain.train.exchange import Exchange, groups
 from tests.ranks.worlds import all_equal
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_half_precision_is_close_and_in_sync(results):
     values = results.of("compression")
     assert all_equal([value["bits"] for value in values])
@@ -20,7 +20,7 @@ def test_half_precision_is_close_and_in_sync(results):
         assert value["rounded"] != pytest.approx(2**-11 * 1.001, rel=1e-5)
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_groups_do_not_change_a_bit(results):
     for value in results.of("groups"):
         assert max(value["off"]) < 1e-6

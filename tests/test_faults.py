@@ -9,7 +9,7 @@ from tests.ranks.worlds import all_equal
 from tests.workdir import Workdir
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_a_flipped_bit_is_caught_at_the_next_check_or_healed(results):
     for rows in results.of("bit_flips"):
         assert [row for row in rows if not row["ok"]] == []
@@ -18,19 +18,19 @@ def test_a_flipped_bit_is_caught_at_the_next_check_or_healed(results):
         assert outcomes[-1] == "control: unnoticed", "without the check nobody sees it"
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_a_value_that_is_not_finite_stops_all_ranks_at_its_step(results):
     for rows in results.of("nonfinite_anywhere"):
         assert [row for row in rows if not row["ok"]] == []
         assert [row["outcome"] for row in rows] == ["stopped"] * (len(rows) - 1) + ["control: poisoned"]
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_weights_in_bfloat16_are_looked_at(results):
     assert all("only/kernel on rank 0" in value for value in results.of("bfloat16_weights_are_looked_at"))
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_skipped_updates_leave_no_trace(results):
     values = results.of("skipped_updates")
     for value in values:
@@ -57,7 +57,7 @@ def test_skip_is_refused_where_it_cannot_be_right(results):
         assert "must be 'stop' or 'skip'; got 'ignore'" in value["unknown"]
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_loss_scaling_keeps_its_infinities_and_nothing_else_passes(results):
     last = results.size - 1
     for value in results.of("nonfinite_with_loss_scaling"):
@@ -85,7 +85,7 @@ def test_one_ranks_wish_stops_all_at_one_step_and_the_run_goes_on(results):
         assert value["stopped"]["state"] != value["whole"]["state"], name
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_rank_0_can_ask_all_to_stop(results):
     assert results.of("stop_asked_by_rank_0") == [list(range(5))] * results.size
 

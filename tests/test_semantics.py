@@ -5,10 +5,9 @@ import pytest
 from tests.ranks.worlds import all_equal
 
 
-@pytest.mark.core
 def test_every_optimizer_follows_the_trajectory_of_one_process(results):
     values = results.of("every_optimizer")
-    assert len(values[0]) >= (6 if results.size == 2 else 1) * 12, "the walk over keras.optimizers found too little"
+    assert len(values[0]) >= 6 * 12, "the walk over keras.optimizers found too little"
     for name, first in values[0].items():
         (off,) = [value[name]["off"] for value in values if "off" in value[name]]
         assert off < 1e-9, f"{name} is off by {off}"
@@ -16,20 +15,20 @@ def test_every_optimizer_follows_the_trajectory_of_one_process(results):
         assert all_equal([value[name]["bits"] for value in values]), f"{name}: ranks differ"
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_several_optimizers_and_one_with_slots(results):
     for value in results.of("multi_optimizer_and_built"):
         assert value == {"several": pytest.approx(0, abs=1e-9), "built": pytest.approx(0, abs=1e-9)}
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_accumulated_steps_are_one_big_one_with_one_collective(results):
     for value in results.of("accumulation"):
         assert value["off"] < 1e-9
         assert value["collectives"] == 4, "8 steps are 4 updates"
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_float16_ranks_skip_the_same_steps(results):
     values = results.of("mixed_float16")
     assert all_equal([value["digest"] for value in values])
@@ -40,7 +39,7 @@ def test_float16_ranks_skip_the_same_steps(results):
         assert value["updates"] > 0.9 * value["good_steps"]
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_bfloat16_ranks_stay_in_sync(results):
     assert all_equal(results.of("mixed_bfloat16"))
 
@@ -51,7 +50,7 @@ def test_loss_scaling_around_a_distributed_optimizer_is_refused(results):
         assert value["twice"] == value["in_fit"]
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_embeddings_equal_one_process_and_stay_rows(results):
     size = results.size
     for value in results.of("embeddings"):

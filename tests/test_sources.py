@@ -61,7 +61,7 @@ def test_resume_goes_on_with_the_order_of_its_epoch(results):
         assert value["writers"] == [f"{name}_0.weights.h5" for name in ("parts", "whole", "within")]
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_uneven_shares_follow_the_trajectory_of_one_process(results):
     for value in results.of("uneven_shares"):
         for name in ("arrays", "dataset"):
@@ -70,7 +70,7 @@ def test_uneven_shares_follow_the_trajectory_of_one_process(results):
         assert value["unweighted"]["weights"] > 1e-6, "the test must be able to fail"
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_padded_arrays_follow_the_trajectory_of_one_process(results):
     for value in results.of("padded_arrays"):
         assert all(off < 1e-9 for off in value.values()), value

@@ -15,7 +15,7 @@ def test_trajectory_and_statistics_are_those_of_one_process(results):
         assert entry["plain_off"] > 1e-4, f"{name}: plain BatchNormalization must be caught"
 
 
-@pytest.mark.core
+@pytest.mark.travel
 def test_replicas_with_unequal_batches_still_equal_one_process(results):
     for value in results.of("sync_batch_norm_uneven"):
         assert value["off"] < 1e-9

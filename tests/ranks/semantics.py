@@ -106,17 +106,16 @@ def distance(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 
 def case_every_optimizer(comm: Comm, folder: Any) -> dict:
-    """Each optimizer: R ranks and one process with R times the batch; on 2 ranks with each option as well.
+    """Each optimizer: R ranks and one process with R times the batch, with each option.
 
     All ranks train together; then each is the one process for its share of the optimizers.
     """
-    variants = VARIANTS if comm.size == 2 else {"plain": {}}
-    pairs = [(cls, variant) for cls in every_optimizer().values() for variant in variants]
+    pairs = [(cls, variant) for cls in every_optimizer().values() for variant in VARIANTS]
     results, together = {}, []
     with policy("float64"):
         initial = [to_array(variable) for variable in dense_model().trainable_variables]
         for cls, variant in pairs:
-            optimizer = distribute(make(cls, variants[variant]), comm)
+            optimizer = distribute(make(cls, VARIANTS[variant]), comm)
             ours = weights_after(dense_model(), optimizer, lambda step: mine(step, comm))
             together.append(ours)
             results[f"{cls.__name__} {variant}"] = {
@@ -125,7 +124,7 @@ def case_every_optimizer(comm: Comm, folder: Any) -> dict:
             }
         for number in range(comm.rank, len(pairs), comm.size):
             cls, variant = pairs[number]
-            alone = make(cls, variants[variant])
+            alone = make(cls, VARIANTS[variant])
             theirs = weights_after(dense_model(), alone, lambda step: numbers(step, comm.size))
             results[f"{cls.__name__} {variant}"]["off"] = distance(together[number], theirs)
     return results

@@ -15,32 +15,37 @@ from hvdtrain.launch.job import worker_environment
 
 PROJECT = Path(__file__).parents[2]
 TIMEOUT_S = 1200
-# What depends on how gradients travel, and what everything else stands on: the tests marked `core`.
+# What everything else stands on, with any number of ranks: the tests marked `core`.
 CORE_CASES = (
-    "accumulation", "adasum", "bfloat16_weights_are_looked_at", "bit_flips", "checkpoint_round_trip", "compression",
-    "divide", "dropout_masks_differ", "embeddings", "every_optimizer", "flat_buffers", "global_metrics",
-    "gradient_equals_big_batch", "groups", "horovods_own_wrapper", "in_sync_adam", "in_sync_adam_accumulated",
-    "in_sync_adam_clipvalue", "in_sync_adam_ema", "in_sync_adamw", "in_sync_momentum_clipped", "in_sync_rmsprop",
-    "in_sync_sgd", "mixed_bfloat16", "mixed_float16", "moving_statistics", "multi_optimizer_and_built",
-    "nonfinite_anywhere", "nonfinite_with_loss_scaling", "one_writer", "own_files", "padded_arrays", "reduction",
-    "retraced_on_one_rank", "same_weights_without_wrapper", "shards", "skipped_updates", "staging", "staging_again",
-    "staging_faults", "stop_asked_by_rank_0", "stop_together", "sync_batch_norm_uneven", "tampered_replica",
-    "trajectory_equals_one_process", "uneven_shares", "warm_up",
+    "adasum", "dropout_masks_differ", "divide", "flat_buffers", "global_metrics", "gradient_equals_big_batch",
+    "horovods_own_wrapper", "in_sync_adam", "in_sync_adamw", "in_sync_momentum_clipped", "in_sync_rmsprop",
+    "in_sync_sgd", "moving_statistics", "one_writer", "own_files", "reduction", "same_weights_without_wrapper",
+    "shards", "staging", "staging_again", "staging_faults", "stop_together", "tampered_replica",
+    "trajectory_equals_one_process", "warm_up",
+)  # fmt: skip
+# What depends on how gradients travel too: the tests marked `travel`.
+TRAVEL_CASES = (
+    "accumulation", "bfloat16_weights_are_looked_at", "bit_flips", "checkpoint_round_trip", "compression",
+    "embeddings", "groups", "in_sync_adam_accumulated", "in_sync_adam_clipvalue", "in_sync_adam_ema",
+    "mixed_bfloat16", "mixed_float16", "multi_optimizer_and_built", "nonfinite_anywhere",
+    "nonfinite_with_loss_scaling", "padded_arrays", "retraced_on_one_rank", "skipped_updates",
+    "stop_asked_by_rank_0", "sync_batch_norm_uneven", "uneven_shares",
 )  # fmt: skip
 
 
 class World(NamedTuple):
-    """How many ranks, how gradients travel, and the cases they run; none means all."""
+    """How many ranks, how gradients travel, the marks of the tests that see it, and their cases; none means all."""
 
     size: int
     reduction: str
+    marks: frozenset[str] = frozenset()
     cases: tuple[str, ...] = ()
 
 
 WORLDS = {
     "2ranks": World(2, "shared_memory"),
-    "3ranks-horovod": World(3, "horovod", CORE_CASES),
-    "4ranks": World(4, "shared_memory", CORE_CASES),
+    "3ranks-horovod": World(3, "horovod", frozenset({"core", "travel"}), (*CORE_CASES, *TRAVEL_CASES)),
+    "4ranks": World(4, "shared_memory", frozenset({"core"}), CORE_CASES),
 }
 
 
@@ -76,11 +81,11 @@ def rank_command(size: int, reduction: str, module: str, *arguments: str) -> tup
     return [*tokens, sys.executable, "-m", module, *arguments], environ
 
 
-def run_cases(folder: Path, size: int, reduction: str, cases: tuple[str, ...]) -> Results:
-    log = run_module(folder, size, reduction, "tests.ranks.run_cases", str(folder), *cases)
-    files = [folder / f"rank_{rank}.json" for rank in range(size)]
+def run_cases(folder: Path, world: World) -> Results:
+    log = run_module(folder, world.size, world.reduction, "tests.ranks.run_cases", str(folder), *world.cases)
+    files = [folder / f"rank_{rank}.json" for rank in range(world.size)]
     by_rank = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-    return Results(size, reduction, by_rank, log)
+    return Results(world.size, world.reduction, by_rank, log)
 
 
 def run_module(folder: Path, size: int, reduction: str, module: str, *arguments: str) -> str:
