@@ -1,9 +1,7 @@
-"""Keras's own optimizer tests with hvdtrain's distributed optimizers: alone, on two ranks, and with a wrong mean."""
+"""Keras's own optimizer tests with hvdtrain's distributed optimizers: on two ranks, and with a wrong mean."""
 
 import json
 from pathlib import Path
-
-import pytest
 
 from tests.harness.keras_own_tests import keras_test_files
 from tests.ranks.worlds import run_module
@@ -19,9 +17,8 @@ def run_keras_tests(folder, size: int, *options: str) -> list[dict]:
     return [json.loads(file.read_text()) for file in files]
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_kerass_own_optimizer_tests_pass_distributed(size, tmp_path, require_horovod):
-    by_rank = run_keras_tests(tmp_path, size)
+def test_kerass_own_optimizer_tests_pass_distributed(tmp_path, require_horovod):
+    by_rank = run_keras_tests(tmp_path, 2)
     for run in by_rank:
         assert len(run["tests"]) >= 200, "the walk over Keras's tests found too little"
         assert {Path(name.split("::")[0]).name for name in run["tests"]} == {file.name for file in keras_test_files()}

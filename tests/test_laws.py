@@ -1,7 +1,7 @@
 """Speed-up laws: found again from what they make, and refused where there is too little."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvdtrain.study import laws
@@ -25,6 +25,7 @@ def test_gustafson_is_found_again(serial):
     assert fit.parameters["serial fraction"][0] == pytest.approx(serial, abs=1e-9)
 
 
+@settings(max_examples=25)
 @given(contention=st.floats(0.0, 0.5), coherency=st.floats(0.0, 0.05))
 def test_the_universal_law_is_found_again(contention, coherency):
     fit = laws.fit_universal({size: [laws.universal(size, contention, coherency)] for size in SIZES})

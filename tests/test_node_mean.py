@@ -20,7 +20,7 @@ from tests.test_doctor import WHOLE
 RANK = """
 import ctypes, sys, time
 import numpy as np, tensorflow as tf
-library, segment, rank, size, what = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+library, base, rank, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 operation = tf.load_op_library(library).hvdtrain_node_mean
 
 def look(*tensors, patience_s=60):
@@ -44,45 +44,47 @@ def expected(dtype):
     scale = total[0].dtype.type(1) / total[0].dtype.type(size)
     return [tf.constant(value * scale, dtype).numpy() for value in total]
 
-if what == "bits":
-    for dtype in DTYPES:
-        for repeat in range(50):
-            found = mean(*values(rank, dtype))
-            assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, expected(dtype))), (dtype, repeat)
-elif what == "nonfinite":
-    large, odd, half = np.full(5000, 1e38), np.ones(37), np.full(3, 6e4)  # the sum of the large ones overflows
-    dtype = "float32"
-    for bad in (1.0, np.nan, np.inf, -np.inf, 1.0):
-        odd[36] = bad if rank == 1 else 1.0
-        marks = look(tf.constant(large, dtype), tf.constant(odd, dtype), tf.constant(half, dtype)).nonfinite
-        is_bad = not np.isfinite(bad)
-        assert marks.numpy().tolist() == [[False, is_bad, False], [False, is_bad and rank == 1, False]], (bad, marks)
-elif what.startswith("follow"):
-    shared, own = np.random.default_rng(7), np.random.default_rng(100 + rank)
+for number, what in enumerate(sys.argv[5:]):  # several, since importing TensorFlow takes longer
+    segment = f"{base}-{number}"
+    if what == "bits":
+        for dtype in DTYPES:
+            for repeat in range(50):
+                found = mean(*values(rank, dtype))
+                assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, expected(dtype))), (dtype, repeat)
+    elif what == "nonfinite":
+        large, odd, half = np.full(5000, 1e38), np.ones(37), np.full(3, 6e4)  # the sum of the large ones overflows
+        dtype = "float32"
+        for bad in (1.0, np.nan, np.inf, -np.inf, 1.0):
+            odd[36] = bad if rank == 1 else 1.0
+            marks = look(tf.constant(large, dtype), tf.constant(odd, dtype), tf.constant(half, dtype)).nonfinite
+            is_bad = not np.isfinite(bad)
+            assert marks.numpy().tolist() == [[False, is_bad, False], [False, is_bad and rank == 1, False]], bad
+    elif what.startswith("follow"):
+        shared, own = np.random.default_rng(7), np.random.default_rng(100 + rank)
 
-    @tf.function
-    def means_of(*tensors):  # what is computed in a graph is overwritten in place
-        tensors = [tensor * 1 for tensor in tensors]
-        return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=int(what[6:])).means
+        @tf.function
+        def means_of(*tensors):  # what is computed in a graph is overwritten in place
+            tensors = [tensor * 1 for tensor in tensors]
+            return operation(tensors=tensors, segment=segment, rank=rank, size=size, spin_us=int(what[6:])).means
 
-    for repeat in range(100):
-        sizes = (5, 16383, 0, 16384, 16385, 50000, 1)
-        arrays = [[shared.normal(size=count).astype(np.float32) for count in sizes] for _ in range(size)]
-        time.sleep(own.choice([0, 0, 0.003]))
-        found = means_of(*map(tf.constant, arrays[rank]))
-        wanted = [(a + b) * np.float32(0.5) for a, b in zip(*arrays)]
-        assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, wanted)), repeat
-elif what == "leave":
-    mean(tf.ones(3))
-    if rank == 1:
-        ctypes.CDLL(library).hvdtrain_node_leave()
-    else:
+        for repeat in range(100):
+            sizes = (5, 16383, 0, 16384, 16385, 50000, 1)
+            arrays = [[shared.normal(size=count).astype(np.float32) for count in sizes] for _ in range(size)]
+            time.sleep(own.choice([0, 0, 0.003]))
+            found = means_of(*map(tf.constant, arrays[rank]))
+            wanted = [(a + b) * np.float32(0.5) for a, b in zip(*arrays)]
+            assert all(np.array_equal(a.numpy(), b) for a, b in zip(found, wanted)), repeat
+    elif what == "leave":
         mean(tf.ones(3))
-elif what == "late":
-    if rank == 1:
-        time.sleep(4)
-    mean(tf.ones(3), patience_s=1)
-print("done")
+        if rank == 1:
+            ctypes.CDLL(library).hvdtrain_node_leave()
+        else:
+            mean(tf.ones(3))
+    elif what == "late":
+        if rank == 1:
+            time.sleep(4)
+        mean(tf.ones(3), patience_s=1)
+    print(what)
 """
 
 
@@ -95,11 +97,11 @@ def library() -> Path:
     return path
 
 
-def run_ranks(library: Path, size: int, what: str) -> list[subprocess.CompletedProcess]:
+def run_ranks(library: Path, size: int, *what: str) -> list[subprocess.CompletedProcess]:
     segment = f"/dev/shm/hvdtrain-test-{uuid.uuid4().hex}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(library), segment, str(rank), str(size), what],
+            [sys.executable, "-c", RANK, str(library), segment, str(rank), str(size), *what],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -116,34 +118,23 @@ def run_ranks(library: Path, size: int, what: str) -> list[subprocess.CompletedP
     return ended
 
 
-def test_bits_of_every_dtype_are_those_of_adding_in_the_order_of_the_ranks(library):
-    for rank in run_ranks(library, 3, "bits"):
-        assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
+def test_bits_of_every_dtype_are_those_of_adding_in_the_order_of_the_ranks_and_each_learns_what_is_not_finite(library):
+    for rank in run_ranks(library, 3, "bits", "nonfinite"):
+        assert (rank.stdout, rank.returncode) == ("bits\nnonfinite\n", 0), rank.stderr
 
 
-@pytest.mark.parametrize("spin_us", [0, 300])
-def test_whoever_comes_first_both_ranks_get_the_same_bits_from_tensors_of_many_blocks(library, spin_us):
-    for rank in run_ranks(library, 2, f"follow{spin_us}"):
-        assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
-
-
-def test_every_rank_learns_which_means_are_not_finite_and_whose_tensor_was_not(library):
-    for rank in run_ranks(library, 3, "nonfinite"):
-        assert (rank.stdout, rank.returncode) == ("done\n", 0), rank.stderr
+def test_whoever_comes_first_both_ranks_get_the_same_bits_and_a_long_wait_names_the_late_rank(library):
+    waiting, late = run_ranks(library, 2, "follow0", "follow300", "late")
+    assert waiting.stdout == late.stdout == "follow0\nfollow300\nlate\n", waiting.stderr + late.stderr
+    assert "hvdtrain: rank 0 has waited 1 s for the gradients of rank 1\n" in waiting.stderr
+    assert "waited" not in late.stderr
 
 
 def test_who_waits_for_a_rank_that_left_is_told(library):
     waiting, left = run_ranks(library, 2, "leave")
-    assert left.stdout == "done\n"
+    assert left.stdout == "leave\n"
     assert waiting.returncode != 0
     assert "rank 1 has left, and the others wait for its gradients in vain" in waiting.stderr
-
-
-def test_a_long_wait_names_the_late_rank(library):
-    waiting, late = run_ranks(library, 2, "late")
-    assert (waiting.stdout, late.stdout) == ("done\n", "done\n")
-    assert "hvdtrain: rank 0 has waited 1 s for the gradients of rank 1\n" in waiting.stderr
-    assert "waited" not in late.stderr
 
 
 @pytest.mark.parametrize(
