@@ -34,11 +34,11 @@ def test_two_ranks_on_each_of_two_nodes(bench, launcher):
 
 
 def test_an_array_has_a_run_and_a_seed_for_each_index(bench, short_digest):
-    job = bench.submit("--nodes", "2", "--set", "slurm.array=0-2", *SHORT)
-    for index in range(3):
+    job = bench.submit("--nodes", "2", "--set", "slurm.array=0-1", *SHORT)
+    for index in range(2):
         bench.wait(f"{job}_{index}", "COMPLETED")
-    digests = [bench.digest(f"{job}_{index}") for index in range(3)]
-    assert len(set(digests)) == 3, "three seeds"
+    digests = [bench.digest(f"{job}_{index}") for index in range(2)]
+    assert len(set(digests)) == 2, "two seeds"
     assert digests[0] == short_digest, "index 0 has the configuration's own seed"
 
 

@@ -11,7 +11,7 @@ from tests.cluster.jobs import LONG
 def test_the_time_limit_saves_requeues_and_ends_with_the_same_weights(bench, slow_digest):
     # Slurm looks at time limits every 30 s, so the signal comes 5 to 35 s after the start: training takes longer.
     limits = ("--set", "slurm.time_limit_min=1", "--set", "slurm.stop_lead_s=55")
-    job = bench.submit_slow("--nodes", "2", *limits, pause_s=0.8)
+    job = bench.submit_slow("--nodes", "2", *limits, pause_s=2.5)
     bench.wait(job, "RUNNING")
     bench.wait(job, "PENDING", "COMPLETED")
     bench.hurry()

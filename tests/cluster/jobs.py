@@ -44,7 +44,7 @@ class Slow(keras.Sequential):
 def build():
     return Slow(digits_cnn().layers)
 """
-SLOW_EPOCHS = 50
+SLOW_EPOCHS = 20
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Bench:
         assert result.stdout.strip().isdigit(), result.stdout
         return result.stdout.strip()
 
-    def submit_slow(self, *words: str, pause_s: float = 0.3) -> str:
+    def submit_slow(self, *words: str, pause_s: float = 1.0) -> str:
         """Submit digits with a pause after each epoch, until `hurry`, and return the job's id."""
         self.pause.write_text(str(pause_s))
         return self.submit(*words, config=slow_config(self.folder))
