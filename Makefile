@@ -10,6 +10,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 PYTHON ?= python3
+# Tests that start ranks in one process, the others in a second one beside it: tests/conftest.py.
+PYTEST ?= --numprocesses 2 --dist loadgroup
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Run a command with its output in the log, and a line every 20 s; on failure show the end of the log.
@@ -69,12 +71,12 @@ demo: $(STAMP) ## Train a small model on 2 ranks
 	@$(BIN)/hvdtrain run configs/digits_cnn.yaml
 
 test: $(STAMP) ## Run the tests; HVDTRAIN_REQUIRE=horovod,slurm turns skips into failures
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PYTEST)
 
 check: $(STAMP) ## ruff, mypy --strict and the tests
 	@$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 jobs: $(STAMP) ## Render jobs/ anew from configs/*.yaml, for this machine and for each site
 	@for config in configs/*.yaml; do

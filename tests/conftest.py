@@ -13,11 +13,28 @@ from tests.cluster.slurm import Cluster, missing_programs
 from tests.ranks.worlds import WORLDS, Results, run_cases
 
 PROJECT = Path(__file__).parents[1]
+STARTS_RANKS = {"require_horovod", "results", "cluster"}
 
 
 def pytest_configure() -> None:
     """Let the garbage collector rest while a million objects are imported that stay, as `load_keras` does."""
     gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start ranks run one after the other, in one worker; what takes one core runs beside them.
+
+    Those on Slurm come first: they wait most.
+    """
+    items.sort(key=lambda item: "cluster" not in fixtures(item))
+    for item in items:
+        if STARTS_RANKS & fixtures(item) and item.get_closest_marker("one_core") is None:
+            item.add_marker(pytest.mark.xdist_group("ranks"))
+
+
+def fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:

@@ -112,7 +112,7 @@ printf '%s\\0' "$@" > "$RECORD/$(basename "$0")"
 """
 
 
-@settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from([*FIELDS, "name", "modules", "options", "env", "model_args"]), text=HOSTILE)
 def test_hostile_text_asks_for_nothing_else(tmp_path, field, text):
     """What can be represented is represented; the rest is an error of the configuration. Never a third thing."""

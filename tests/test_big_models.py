@@ -1,11 +1,11 @@
-"""The short form of tests/harness/big_models.py: 1,000 variables, and one of 20 MB, through both ways."""
+"""The short form of tests/harness/big_models.py: 400 variables, and one of 20 MB, through both ways."""
 
 import pytest
 
 from tests.harness.big_models import Case, run
 
 CASES = {
-    "many": Case(1_000, 0, 2),
+    "many": Case(400, 0, 2),
     "large": Case(0, 20, 2),
     "large_without_shared_memory": Case(0, 20, 2, little_memory=True),
 }

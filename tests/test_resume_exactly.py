@@ -1,27 +1,14 @@
 """Exact resume and exactly-once data: the short forms of `tests/harness/resume_*` and `world_changes`, and stops."""
 
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
-
 import pytest
 
-from hvdtrain.train.loading import load_keras
 from tests.harness import resume_kills, resume_points, world_changes
 from tests.harness.launches import Launches
 
 
-@pytest.fixture(scope="module")
-def resumed():
-    """One interruption of each variant, two at a time: each of them traces for seconds, on one core."""
-    variants = list(resume_points.VARIANTS)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=load_keras) as pool:
-        return dict(zip(variants, pool.map(partial(resume_points.resumed, seed=1), variants), strict=True))
-
-
 @pytest.mark.parametrize("variant", resume_points.VARIANTS)
-def test_every_step_after_an_interruption_anywhere_is_the_same(resumed, variant):
-    row = resumed[variant]
+def test_every_step_after_an_interruption_anywhere_is_the_same(variant):
+    row = resume_points.resumed(variant, seed=1)
     assert row["equal"], row
     assert row["steps_after"] > 0
 

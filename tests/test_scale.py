@@ -139,7 +139,7 @@ def test_a_forecast_of_what_was_measured_is_what_was_measured(scaled):
     assert high >= measured.examples_per_s * 0.99
 
 
-def test_a_study_goes_on_where_it_was_interrupted(scaled, tmp_path):
+def test_a_study_goes_on_where_it_was_interrupted(tmp_path):
     command = [sys.executable, "-m", "hvdtrain", "scale", DIGITS, "--ranks", "1", *QUICK]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -106,11 +106,16 @@ def distance(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 
 def case_every_optimizer(comm: Comm, folder: Any) -> dict:
-    """Each optimizer: R ranks and one process with R times the batch, with each option.
+    """Each optimizer, plain and with two options in turn: R ranks, and one process with R times the batch.
 
     All ranks train together; then each is the one process for its share of the optimizers.
     """
-    pairs = [(cls, variant) for cls in every_optimizer().values() for variant in VARIANTS]
+    plain, *options = VARIANTS
+    pairs = [
+        (cls, variant)
+        for number, cls in enumerate(every_optimizer().values())
+        for variant in (plain, options[number % len(options)], options[(number + 2) % len(options)])
+    ]
     results, together = {}, []
     with policy("float64"):
         initial = [to_array(variable) for variable in dense_model().trainable_variables]
