@@ -37,9 +37,12 @@ def fixtures(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
     gc.enable()
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if hasattr(session.config, "workerinput") and not all(item.nodeid.endswith("@ranks") for item in grouped):
+        pytest.exit("this pytest-xdist does not keep the tests that start ranks in one process", returncode=3)
 
 
 def missing(what: str, why: str) -> None:
