@@ -44,7 +44,7 @@ class Slow(keras.Sequential):
 def build():
     return Slow(digits_cnn().layers)
 """
-SLOW_EPOCHS = 20
+SLOW_EPOCHS = 24
 
 
 @dataclass
