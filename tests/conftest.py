@@ -23,14 +23,19 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start ranks run one after the other, in one worker; what takes one core runs beside them.
+    """Tests that start ranks run one after the other, in one worker, and those on Slurm first: they wait most.
 
-    Those on Slurm come first: they wait most.
+    Beside them run the tests that take one core, and then those marked `beside`: ranks that meet often take several
+    times as long beside others, but most of these tests import and trace.
     """
-    items.sort(key=lambda item: "cluster" not in fixtures(item))
+    items.sort(key=lambda item: ("cluster" not in fixtures(item), is_beside(item)))
     for item in items:
-        if STARTS_RANKS & fixtures(item) and item.get_closest_marker("one_core") is None:
+        if STARTS_RANKS & fixtures(item) and not is_beside(item):
             item.add_marker(pytest.mark.xdist_group("ranks"))
+
+
+def is_beside(item: pytest.Item) -> bool:
+    return item.get_closest_marker("beside") is not None and "results" not in fixtures(item)
 
 
 def fixtures(item: pytest.Item) -> set[str]:

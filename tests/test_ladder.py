@@ -21,6 +21,8 @@ from hvdtrain.study.rungs import BY_NAME, RUNGS, Climb, Question, config_of, see
 from tests.browser import find_browser, open_page
 from tests.conftest import missing
 
+pytestmark = pytest.mark.beside
+
 
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 def test_models_have_the_workshops_number_of_parameters(rung):

@@ -15,6 +15,8 @@ from hvdtrain.known_data import ONE_SHOT, known_num_examples
 from hvdtrain.workshop.one_shot import known_classes, pixels, score
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.beside
+
 
 def test_two_digits_are_left_out_and_the_others_numbered_anew():
     (x, y), (_, y_test) = known_classes(held_out=[0, 5])

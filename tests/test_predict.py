@@ -24,6 +24,8 @@ from hvdtrain.workshop.data import digits
 from tests.conftest import PROJECT
 from tests.workdir import Workdir
 
+pytestmark = pytest.mark.beside
+
 HELD_OUT = 37
 PIXELS = ",".join(f"pixel{number}" for number in range(784))
 

@@ -5,6 +5,8 @@ import pytest
 from tests.harness import resume_kills, resume_points, world_changes
 from tests.harness.launches import Launches
 
+pytestmark = pytest.mark.beside
+
 
 @pytest.mark.parametrize("variant", resume_points.VARIANTS)
 def test_every_step_after_an_interruption_anywhere_is_the_same(variant):

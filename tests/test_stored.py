@@ -22,6 +22,8 @@ from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arra
 from hvdtrain.train.user_code import first_examples
 from tests.workdir import Workdir
 
+pytestmark = pytest.mark.beside
+
 SHAPE = (5, 4, 1)
 FEATURES = {
     "image": tf.io.FixedLenFeature([], tf.string),

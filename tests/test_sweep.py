@@ -17,6 +17,8 @@ from hvdtrain.sweeps.sweepdir import find_sweep, outcomes
 from tests.browser import find_browser, open_page
 from tests.conftest import PROJECT, missing
 
+pytestmark = pytest.mark.beside
+
 BASE = PROJECT / "configs" / "sweeps" / "dense_dropout.yaml"
 HALVING = f"""\
 base: {BASE}

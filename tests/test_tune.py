@@ -9,6 +9,8 @@ import pytest
 from hvdtrain.config_file import load_config
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.beside
+
 DIGITS = str(PROJECT / "configs" / "digits_cnn.yaml")
 SLOW = ("--ranks", "1", "--set", "training.steps_per_execution=1")
 
@@ -20,9 +22,8 @@ def tune(*words, cwd, code=0):
     return result
 
 
-@pytest.mark.one_core
 def test_one_step_per_call_is_found_to_be_slow_and_mended(tmp_path, require_horovod):
-    result = tune(*SLOW, "--minutes", "1", "--json", "--out", "tuned.yaml", cwd=tmp_path)
+    result = tune(*SLOW, "--minutes", "2", "--json", "--out", "tuned.yaml", cwd=tmp_path)
     found = json.loads(result.stdout)
     chosen = {setting["key"]: setting["value"] for setting in found["chosen"]}
     assert int(chosen["training.steps_per_execution"]) > 1
