@@ -29,7 +29,9 @@ UNUSED_BY_TRAINING = (
 
 
 def load_keras() -> None:
-    """Import TensorFlow and Keras; modules that are imported already stay as they are."""
+    """Import TensorFlow and Keras, unless a script has done so itself: what it made since then is not permanent."""
+    if "tensorflow" in sys.modules:
+        return
     put_off()
     with _no_collection():
         import keras  # noqa: F401
