@@ -25,6 +25,8 @@ from tests.workdir import (
     records,
 )
 
+pytestmark = pytest.mark.beside
+
 # -- a run that goes well -----------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ import pytest
 from hvdtrain.rundir import find_runs
 from tests.workdir import Workdir, records
 
+pytestmark = pytest.mark.beside
+
 # What argv[1] names goes wrong on one rank only.
 SCRIPT = """
 import sys
