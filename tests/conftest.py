@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from hvdtrain.facts import gather_facts
@@ -14,6 +15,10 @@ from tests.ranks.worlds import WORLDS, Results, run_cases
 
 PROJECT = Path(__file__).parents[1]
 STARTS_RANKS = {"require_horovod", "results", "cluster"}
+
+# Examples take longer beside other tests; how long says nothing.
+hypothesis.settings.register_profile("hvdtrain", deadline=None)
+hypothesis.settings.load_profile("hvdtrain")
 
 
 def pytest_configure() -> None:
