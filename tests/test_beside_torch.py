@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from hvdtrain.bench import beside_torch
-from hvdtrain.bench.beside_torch import Outcome, configuration, main, of_run, tables
+from hvdtrain.bench.beside_torch import Outcome, configuration, main, measure, of_run, tables
 from hvdtrain.config import Config
 from hvdtrain.workshop.models import torch_example
 from tests.conftest import missing
@@ -81,22 +79,20 @@ def test_the_tables_pair_seeds():
 
 
 @pytest.mark.parametrize("launches", [3, 5])
-def test_a_stop_shows_the_seeds_that_ended_if_there_are_two(launches: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_shows_the_seeds_that_ended_if_there_are_two(launches: int):
     done: list[str] = []
 
-    def launch(arm: str, *_: object) -> Outcome:
+    def launch(arm: str, seed: int) -> Outcome:
         if len(done) == launches:
             raise KeyboardInterrupt
         done.append(arm)
         return Outcome(0.98, 1.0, 2.0, 3.0)
 
-    monkeypatch.setattr(beside_torch, "launch", launch)
-    options = argparse.Namespace(seeds=4)
     if launches < 4:
         with pytest.raises(KeyboardInterrupt):
-            beside_torch.measure(["a", "b"], options)
+            measure(["a", "b"], 4, launch)
     else:
-        found = beside_torch.measure(["a", "b"], options)
+        found = measure(["a", "b"], 4, launch)
         assert {arm: sorted(outcomes) for arm, outcomes in found.items()} == {"a": [0, 1], "b": [0, 1]}
 
 

@@ -48,3 +48,12 @@ def test_training_loads_neither_scikit_learn_nor_matplotlib_and_both_are_there_w
 def test_plain_keras_loads_both_and_what_a_script_has_imported_itself_is_left_alone():
     after = f"import gc; {START}; print(gc.isenabled(), gc.get_freeze_count())"
     assert run(f"{TRAIN}{after}") == [str(list(HEAVY)), "True 0"]
+
+
+def test_a_keras_that_does_not_import_is_one_error_with_a_fix(tmp_path):
+    (tmp_path / "keras.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n")
+    wake = f"import os, sys; sys.path.insert(0, {str(tmp_path)!r}); from hvdtrain.train.world import wake_up\n"
+    said = "try: wake_up(os.environ)\nexcept Exception as error: print(type(error).__name__, error)"
+    (line,) = run(wake + said)
+    assert line.startswith("EnvironmentNotFitError TensorFlow or Keras does not import: libcudart.so.12")
+    assert "pip install 'hvdtrain[train]'" in line

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     arms = [TORCH, *(keras_name(ranks) for ranks in options.ranks)]
-    print(tables(measure(arms, options)))
+    print(tables(measure(arms, options.seeds, lambda arm, seed: launch(arm, seed, options))))
     print(f"\n{describe(gather_facts())}.")
     print(
         f"{options.epochs} epoch{'s' if options.epochs > 1 else ''} of 60,000 images, batch {BATCH_SIZE} in all. "
@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def measure(arms: Sequence[str], options: argparse.Namespace) -> dict[str, dict[int, Outcome]]:
+def measure(
+    arms: Sequence[str], num_seeds: int, outcome_of: Callable[[str, int], Outcome]
+) -> dict[str, dict[int, Outcome]]:
     """Run all arms with all seeds, or with those that ended before Ctrl-C; return what each came to, by arm and seed.
 
     Raises:
@@ -72,9 +74,9 @@ def measure(arms: Sequence[str], options: argparse.Namespace) -> dict[str, dict[
     """
     found: dict[str, dict[int, Outcome]] = {arm: {} for arm in arms}
     try:
-        for seed in range(options.seeds):
+        for seed in range(num_seeds):
             for arm in rotated(arms, seed):
-                found[arm][seed] = launch(arm, seed, options)
+                found[arm][seed] = outcome_of(arm, seed)
                 print(f"seed {seed}, {arm}: {found[arm][seed]}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         whole = min(len(outcomes) for outcomes in found.values())
