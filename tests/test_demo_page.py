@@ -32,6 +32,8 @@ def images_of(shape):
     x = x[:NUM]
     if shape[0] == 28:
         x = np.pad(np.kron(x, np.ones((1, 3, 3, 1), "float32")), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    elif shape[1] == 11:
+        x = np.pad(x, ((0, 0), (0, 0), (2, 1), (0, 0)), mode="edge")
     return x.reshape(len(x), *shape)
 
 
@@ -59,7 +61,8 @@ def pooled():
     """Everything that the workshop's models do not have."""
     return keras.Sequential(
         [
-            layers.Input((8, 8, 1)),
+            layers.Input((8, 11, 1)),
+            layers.Cropping2D(((0, 0), (2, 1))),
             layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False),
             layers.BatchNormalization(scale=False),
             layers.ReLU(),

@@ -16,7 +16,8 @@ from tests.conftest import PROJECT
 from tests.listeners import listening, workers
 
 
-@pytest.mark.parametrize("launcher", ["srun", "mpirun", "native"])
+# With srun, an array and containers do so below.
+@pytest.mark.parametrize("launcher", ["mpirun", "native"])
 def test_two_nodes_train_the_same_bits_as_one_machine(bench, short_digest, launcher):
     job = bench.submit("--nodes", "2", "--launcher", launcher, *SHORT)
     bench.wait(job, "COMPLETED")
@@ -25,7 +26,7 @@ def test_two_nodes_train_the_same_bits_as_one_machine(bench, short_digest, launc
     assert [rank["rank"] for rank in ranks] == [0, 1]
 
 
-@pytest.mark.parametrize("launcher", ["srun", "mpirun", "native"])
+@pytest.mark.parametrize("launcher", ["srun", "native"])
 def test_two_ranks_on_each_of_two_nodes(bench, launcher):
     job = bench.submit("--nodes", "2", "--ranks", "4", "--launcher", launcher, *SHORT)
     bench.wait(job, "COMPLETED")
@@ -43,14 +44,12 @@ def test_an_array_has_a_run_and_a_seed_for_each_index(bench, short_digest):
 
 
 def test_a_chain_starts_after_what_it_depends_on(bench):
-    first = bench.submit("--nodes", "2", *SHORT)
+    first = bench.cluster.command("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 6").stdout.strip()
     second = bench.submit("--nodes", "2", "--set", f"slurm.dependency=afterok:{first}", *SHORT)
     row = json.loads(bench.hvdtrain("status", second, "--json").stdout)[0]
     assert (row["state"], row["reason"]) == ("pending", "Dependency")
     bench.wait(second, "COMPLETED")
-    started = [json.loads(bench.run(job).metrics.read_text().splitlines()[0])["time"] for job in (first, second)]
-    ended = [json.loads(bench.run(job).metrics.read_text().splitlines()[-1])["time"] for job in (first, second)]
-    assert ended[0] < started[1]
+    assert bench.field(first, "EndTime") <= bench.field(second, "StartTime")
 
 
 def test_a_script_that_sbatch_gets_by_hand_makes_its_own_run(bench):

@@ -64,6 +64,13 @@ NO_DEBUG_INFORMATION = Change(
     'string(REPLACE "-O2 -g" "-O3" CMAKE_CXX_FLAGS_RELWITHDEBINFO',
 )
 
+# It compiles Gloo as C++11 and, for today's TensorFlow, once more as C++17, and uses one: let only that one be compiled.
+ONE_GLOO = Change(
+    "CMakeLists.txt",
+    "    add_subdirectory(third_party/gloo)\n",
+    "    add_subdirectory(third_party/gloo EXCLUDE_FROM_ALL)\n",
+)
+
 SLEEP_WHEN_IDLE = (
     Change(
         "horovod/common/tensor_queue.h",
@@ -126,4 +133,4 @@ bool TensorQueue::IsIdle() const {
     ),
 )
 
-CHANGES = (WITHOUT_XLA, LONGEST_FIRST, NO_DEBUG_INFORMATION, *SLEEP_WHEN_IDLE)
+CHANGES = (WITHOUT_XLA, LONGEST_FIRST, NO_DEBUG_INFORMATION, ONE_GLOO, *SLEEP_WHEN_IDLE)

@@ -78,6 +78,8 @@ class Translation:
         if type(layer) in (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax):
             return {"kind": "activation", "activation": activation(layer)}
         is_channels_last = getattr(layer, "data_format", "") == "channels_last"
+        if type(layer) is keras.layers.Cropping2D and is_channels_last:
+            return {"kind": "crop", "cropping": layer.cropping}
         if type(layer) in POOLS and is_channels_last:
             shape = {"pool": layer.pool_size, "strides": layer.strides, "padding": layer.padding}
             return {"kind": POOLS[type(layer)], **shape}

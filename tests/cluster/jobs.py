@@ -126,8 +126,12 @@ class Bench:
 
     def exit_code(self, job: str) -> str:
         """Return a job's exit code as Slurm writes it, `code:signal`."""
+        return self.field(job, "ExitCode")
+
+    def field(self, job: str, name: str) -> str:
+        """Return what Slurm says of a job under this name; times are local, as in 2026-01-31T23:59:59."""
         text = self.cluster.command("scontrol", "--oneliner", "show", "job", job).stdout
-        return text.partition(" ExitCode=")[2].split()[0]
+        return text.partition(f" {name}=")[2].split()[0]
 
     def why(self, job: str) -> str:
         return json.loads(self.hvdtrain("why", job, "--json").stdout)["name"]
