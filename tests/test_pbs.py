@@ -11,7 +11,8 @@ from hvdtrain.prepare import prepare
 from hvdtrain.schedulers.pbs import PbsScheduler
 from hvdtrain.sites import load_site
 from tests.conftest import PROJECT
-from tests.test_batch_script import CONFIG, PYTHON, STUB, WORKER, recorded
+from tests.test_batch_script import CONFIG, STUB, recorded
+from tests.test_stop_protocol import PYTHON, WORKER
 
 SITE = load_site(str(PROJECT / "configs" / "sites" / "generic-pbs.yaml"), {})
 
