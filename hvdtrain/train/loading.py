@@ -52,9 +52,9 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def put_off(names: Iterable[str] = UNUSED_BY_TRAINING) -> None:
-    """Let these modules, where they are not imported yet, load with the first look at one of their names."""
-    sys.meta_path.insert(0, _Finder(frozenset(names)))
+def put_off() -> None:
+    """Let unused modules, where they are not imported yet, load with the first look at one of their names."""
+    sys.meta_path.insert(0, _Finder(frozenset(UNUSED_BY_TRAINING)))
 
 
 class _Finder(MetaPathFinder):
