@@ -64,7 +64,7 @@ NO_DEBUG_INFORMATION = Change(
     'string(REPLACE "-O2 -g" "-O3" CMAKE_CXX_FLAGS_RELWITHDEBINFO',
 )
 
-# It compiles Gloo as C++11 and, for today's TensorFlow, once more as C++17, and uses one: let only that one be compiled.
+# It compiles Gloo as C++11 and, for TensorFlow from 2.10 on, again as C++17, which it uses: compile what is used.
 ONE_GLOO = Change(
     "CMakeLists.txt",
     "    add_subdirectory(third_party/gloo)\n",
