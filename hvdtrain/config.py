@@ -28,6 +28,7 @@ from hvdtrain.config_types import (
     OptimizerName,
     PositiveFloat,
     PositiveInt,
+    Probability,
     Section,
     Seed,
     Share,
@@ -63,6 +64,7 @@ class AugmentConfig(Section):
     cutout: Share = Field(0.0, description="Side of a square of 0 somewhere, at most, as a share of the image's.")
     noise: NonNegativeFloat = Field(0.0, description="Standard deviation of noise in every value.")
     mirror: Bool = Field(False, description="Exchange left and right of every other image, drawn anew; not for digits.")
+    probability: Probability = Field(1.0, description="Of an example to be changed at all in an epoch.")
 
 
 class StageConfig(Section):

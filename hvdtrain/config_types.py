@@ -44,6 +44,7 @@ PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
+Probability = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, strict=True)]
 Angle = Annotated[float, Field(ge=0, lt=90, allow_inf_nan=False, strict=True)]  # degrees
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Bool = Annotated[bool, Field(strict=True)]

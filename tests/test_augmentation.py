@@ -130,6 +130,38 @@ def test_bending_is_smooth_and_of_the_strength_asked_for(images):
     assert np.abs(bent).max() < 5
 
 
+MOVES = {"translation": 0.1, "rotation": 30.0, "scale": 0.2, "shear": 10.0}
+
+
+def test_moving_within_a_bend_is_moving(images):
+    moved = aug.affine(images, keys(), **MOVES)
+    assert np.allclose(aug.elastic_deformation(images, keys(), strength=0.0, **MOVES), moved, atol=1e-4)
+    assert not np.allclose(aug.elastic_deformation(images, keys(), strength=1.0, **MOVES), moved, atol=0.1)
+
+
+def test_bent_and_moved_images_are_resampled_once():
+    """Bilinear resampling between points lowers the contrast of single points, and doing so twice lowers it more."""
+    points = np.zeros((NUM, SIDE, SIDE, 1), "float32")
+    points[:, 9:19:2, 9:19:2] = 1
+    once = aug.augmented(tf.constant(points), keys(), elastic=0.5, **MOVES).numpy()
+    twice = aug.affine(aug.elastic_deformation(tf.constant(points), keys(), strength=0.5), keys(), **MOVES).numpy()
+    assert once.std() > 1.1 * twice.std()
+
+
+def test_so_many_images_are_changed_as_asked_for_and_others_stay_as_they_are(images):
+    whole = aug.augmented(images, keys(), **ALL).numpy()
+    some = aug.augmented(images, keys(), probability=0.3, **ALL).numpy()
+    stayed = (some == images.numpy()).all((1, 2, 3))
+    assert 0.6 < stayed.mean() < 0.8
+    assert np.array_equal(some[~stayed], whole[~stayed])
+    later = (aug.augmented(images, keys(epoch=1), probability=0.3, **ALL).numpy() == images.numpy()).all((1, 2, 3))
+    assert not np.array_equal(stayed, later), "drawn anew in each epoch"
+
+
+def test_a_probability_alone_asks_for_nothing():
+    assert changes({"rotation": 0.0, "probability": 0.5}, Order(40, 8, 5, 3, 0, 1, False)) is None
+
+
 def test_sampling_between_points_is_bilinear_and_0_outside():
     image = tf.constant(np.arange(16, dtype="float32").reshape(1, 4, 4, 1))
     y, x = tf.constant([[[0.0, 1.5, 3.0, 9.0]]]), tf.constant([[[0.0, 2.25, 3.0, 1.0]]])
@@ -162,7 +194,7 @@ def test_mixing_takes_images_and_targets_alike(images):
 
 
 def test_the_layer_changes_images_in_training_only_and_goes_through_its_configuration(images):
-    layer = aug.Augment(rotation=20.0, noise=0.1, seed=3)
+    layer = aug.Augment(rotation=20.0, noise=0.1, probability=0.5, seed=3)
     assert layer(images) is images
     first, second = layer(images, training=True), layer(images, training=True)
     assert not np.array_equal(first, second)

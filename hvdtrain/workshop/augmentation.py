@@ -20,8 +20,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+KNOTS = 4  # of an elastic field, along each side
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
-STREAMS = {"affine": 0, "noise": 1, "elastic": 2, "cutout": 3, "mixup": 4, "mirror": 5}
+STREAMS = {"affine": 0, "noise": 1, "elastic": 2, "cutout": 3, "mixup": 4, "mirror": 5, "change": 6}
 
 
 # -- random numbers from keys -------------------------------------------------------------------
@@ -93,25 +94,31 @@ def affine(
         shear: Largest angle of the slant either way, degrees.
     """
     height, width = images.shape[1], images.shape[2]
-    drawn = 2 * uniform(keys, STREAMS["affine"], 5) - 1
-    angle, slant = drawn[:, 0] * math.radians(rotation), tf.tan(drawn[:, 1] * math.radians(shear))
-    size = 1 + scale * drawn[:, 2]
-    shift_x, shift_y = drawn[:, 3] * translation * width, drawn[:, 4] * translation * height
-    # From a point of the result to the point it comes from, around the middle.
-    cosine, sine = tf.cos(angle) / size, tf.sin(angle) / size
-    a, b = cosine, sine + slant * cosine
-    c, d = -sine, cosine - slant * sine
-    x, y = (width - 1) / 2 + shift_x, (height - 1) / 2 + shift_y
-    zero = tf.zeros_like(a)
-    rows = [a, b, (width - 1) / 2 - a * x - b * y, c, d, (height - 1) / 2 - c * x - d * y, zero, zero]
+    moves = _moves(height, width, keys, translation, rotation, scale, shear)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
-        transforms=tf.stack(rows, 1),
+        transforms=tf.pad(moves, ((0, 0), (0, 2))),
         output_shape=tf.constant((height, width)),
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
+
+
+def _moves(
+    height: int, width: int, keys: tf.Tensor, translation: float, rotation: float, scale: float, shear: float
+) -> tf.Tensor:
+    """Return for each key (a, b, e, c, d, f): what is at (x, y) comes from (ax + by + e, cx + dy + f)."""
+    drawn = 2 * uniform(keys, STREAMS["affine"], 5) - 1
+    angle, slant = drawn[:, 0] * math.radians(rotation), tf.tan(drawn[:, 1] * math.radians(shear))
+    size = 1 + scale * drawn[:, 2]
+    shift_x, shift_y = drawn[:, 3] * translation * width, drawn[:, 4] * translation * height
+    # Around the middle.
+    cosine, sine = tf.cos(angle) / size, tf.sin(angle) / size
+    a, b = cosine, sine + slant * cosine
+    c, d = -sine, cosine - slant * sine
+    x, y = (width - 1) / 2 + shift_x, (height - 1) / 2 + shift_y
+    return tf.stack([a, b, (width - 1) / 2 - a * x - b * y, c, d, (height - 1) / 2 - c * x - d * y], 1)
 
 
 def mirrored(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
@@ -120,20 +127,37 @@ def mirrored(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
     return tf.where(is_mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def elastic_deformation(images: tf.Tensor, keys: tf.Tensor, *, strength: float, knots: int = 4) -> tf.Tensor:
+def elastic_deformation(
+    images: tf.Tensor,
+    keys: tf.Tensor,
+    *,
+    strength: float,
+    translation: float = 0.0,
+    rotation: float = 0.0,
+    scale: float = 0.0,
+    shear: float = 0.0,
+) -> tf.Tensor:
     """Return images that were bent, as handwriting is (Simard et al. 2003, with a smooth field from few knots).
+
+    Before that they may be moved as by `affine`: in the same resampling, since every one blurs.
 
     Args:
         images: The batch.
         keys: One per image.
-        strength: Standard deviation of the knots' shift, in points.
-        knots: Of the field, along each side.
+        strength: Standard deviation of the knots' shift, in points; there are KNOTS along each side.
+        translation: As `affine`.
+        rotation: As `affine`.
+        scale: As `affine`.
+        shear: As `affine`.
     """
     height, width = images.shape[1], images.shape[2]
-    field = strength * normal(keys, STREAMS["elastic"], knots, knots, 2)
+    field = strength * normal(keys, STREAMS["elastic"], KNOTS, KNOTS, 2)
     field = tf.image.resize(field, (height, width), method="bicubic")
     y, x = tf.meshgrid(tf.range(height, dtype=tf.float32), tf.range(width, dtype=tf.float32), indexing="ij")
-    return sampled(images, y + field[..., 0], x + field[..., 1])
+    y, x = y + field[..., 0], x + field[..., 1]
+    moves = _moves(height, width, keys, translation, rotation, scale, shear)[:, :, None, None]
+    a, b, e, c, d, f = tf.unstack(moves, axis=1)
+    return sampled(images, c * x + d * y + f, a * x + b * y + e)
 
 
 def sampled(images: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
@@ -209,6 +233,7 @@ class Augment(keras.layers.Layer):
         cutout: `share` of `cut_out`.
         noise: `stddev` of `gaussian_noise`.
         mirror: Whether `mirrored`.
+        probability: That an image is changed at all.
         seed: Of the generator.
     """
 
@@ -223,12 +248,14 @@ class Augment(keras.layers.Layer):
         cutout: float = 0.0,
         noise: float = 0.0,
         mirror: bool = False,
+        probability: float = 1.0,
         seed: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.where = {"translation": translation, "rotation": rotation, "scale": scale, "shear": shear}
         self.what = {"elastic": elastic, "cutout": cutout, "noise": noise, "mirror": mirror}
+        self.probability = probability
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
@@ -238,7 +265,7 @@ class Augment(keras.layers.Layer):
             return images
         seed = tf.cast(keras.ops.convert_to_tensor(self.generator.next()), tf.int64)
         keys = keys_of(seed[0], seed[1], tf.range(tf.shape(images, tf.int64)[0]))
-        return augmented(images, keys, **self.where, **self.what)
+        return augmented(images, keys, **self.where, **self.what, probability=self.probability)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Leave the shape as it is."""
@@ -246,7 +273,8 @@ class Augment(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
-        return {**super().get_config(), **self.where, **self.what, "seed": self.seed}
+        own = {"probability": self.probability, "seed": self.seed}
+        return {**super().get_config(), **self.where, **self.what, **own}
 
 
 def augmented(
@@ -257,17 +285,34 @@ def augmented(
     cutout: float = 0.0,
     noise: float = 0.0,
     mirror: float = False,
+    probability: float = 1.0,
     **where: float,
 ) -> tf.Tensor:
-    """Return images after everything that is asked for, in this order: mirrored, bent, moved, cut, noisy."""
+    """Return images after everything that is asked for, in this order: mirrored, moved, bent, cut, noisy.
+
+    Args:
+        images: The batch.
+        keys: One per image.
+        elastic: `strength` of `elastic_deformation`.
+        cutout: `share` of `cut_out`.
+        noise: `stddev` of `gaussian_noise`.
+        mirror: Whether `mirrored`.
+        probability: That an image is changed at all. Resampled images are a little blurred: a network that sees no
+            others does worse on sharp ones.
+        where: Of `affine`.
+    """
+    original = images
     if mirror:
         images = mirrored(images, keys)
     if elastic:
-        images = elastic_deformation(images, keys, strength=elastic)
-    if any(where.values()):
+        images = elastic_deformation(images, keys, strength=elastic, **where)
+    elif any(where.values()):
         images = affine(images, keys, **where)
     if cutout:
         images = cut_out(images, keys, share=cutout)
     if noise:
         images = gaussian_noise(images, keys, stddev=noise)
-    return images
+    if probability == 1:
+        return images
+    is_changed = uniform(keys, STREAMS["change"]) < probability
+    return tf.where(is_changed[:, None, None, None], images, original)
