@@ -1,19 +1,29 @@
 """Fixtures shared by all tests. A skip is loud, and a failure where HVDTRAIN_REQUIRE names what is missing."""
 
 import gc
+import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from hvdtrain.cli import main
 from hvdtrain.facts import gather_facts
 from tests.cluster.jobs import SHORT, Bench, local_digest, slow_config
 from tests.cluster.slurm import Cluster, missing_programs
 from tests.ranks.worlds import WORLDS, Results, run_cases
 
 PROJECT = Path(__file__).parents[1]
+CONFIG = {
+    "name": "demo",
+    "model": {"source": "hvdtrain.workshop.models:digits_cnn"},
+    "data": {"source": "hvdtrain.workshop.data:digits"},
+    "training": {"epochs": 3, "batch_size_per_replica": 32},
+    "launch": {"num_ranks": 2},
+}
 STARTS_RANKS = {"require_horovod", "results", "cluster"}
 
 # Examples take longer beside other tests; how long says nothing.
@@ -69,6 +79,31 @@ def require_horovod() -> None:
         missing("horovod", "Horovod is not installed (hvdtrain build-horovod)")
     if facts.mpi is None:
         missing("horovod", f"there is no Open MPI: {facts.mpi_found}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that holds demo.yaml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+@pytest.fixture
+def hvdtrain(monkeypatch, capsys):
+    """Call the command line in this process; return (exit code, standard output, standard error)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hvdtrain", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture

@@ -25,9 +25,8 @@ def changes(settings: Mapping[str, float] | None, order: Order) -> Change | None
     Draws are keyed by seed, epoch and example: the same on any number of ranks. Where every rank sees all data
     (`epoch_splitting: divide`) each has draws of its own.
     """
-    if asks_for_nothing(settings):
+    if not settings or asks_for_nothing(settings):
         return None
-    assert settings is not None
     offset = order.rank * order.end if order.divide else 0
 
     def change(batch: Any, numbers: tf.Tensor, epoch: tf.Tensor) -> Any:
@@ -37,9 +36,9 @@ def changes(settings: Mapping[str, float] | None, order: Order) -> Change | None
     return change
 
 
-def asks_for_nothing(settings: Mapping[str, float] | None) -> bool:
+def asks_for_nothing(settings: Mapping[str, float]) -> bool:
     """Tell whether no image would be changed: there is no strength, whatever the probability."""
-    return not any(value for name, value in (settings or {}).items() if name != "probability")
+    return not any(value for name, value in settings.items() if name != "probability")
 
 
 def with_changes(images: Any, keys: tf.Tensor, settings: Mapping[str, float]) -> tf.Tensor:
@@ -65,7 +64,7 @@ def preview(job: Job, output: Path) -> None:
         UserCodeError: If the configuration asks for no augmentation, or the data are no arrays of images.
     """
     settings = job.plan.config["data"]["augment"]
-    if asks_for_nothing(settings):
+    if not settings or asks_for_nothing(settings):
         raise UserCodeError("data.augment asks for nothing; try --set data.augment.rotation=15")
     data = load(job)
     if not data.is_indexable or not isinstance(data.train[0], np.ndarray):

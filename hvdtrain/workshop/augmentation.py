@@ -298,7 +298,7 @@ def augmented(
         noise: `stddev` of `gaussian_noise`.
         mirror: Whether `mirrored`.
         probability: That an image is changed at all. Resampled images are a little blurred: a network that sees no
-            others does worse on sharp ones.
+            others may do worse on sharp ones.
         where: Of `affine`.
     """
     original = images
