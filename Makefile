@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check jobs clean
+.PHONY: help setup demo test test-all check jobs clean
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -71,12 +71,15 @@ demo: $(STAMP) ## Train a small model on 2 ranks
 	@$(BIN)/hvdtrain run configs/digits_cnn.yaml
 
 test: $(STAMP) ## Run the tests; HVDTRAIN_REQUIRE=horovod,slurm turns skips into failures
+	@$(BIN)/python -m pytest $(PYTEST) -m "not thorough"
+
+test-all: $(STAMP) ## Run the tests, and the thorough ones: other worlds of ranks, other launches, what takes long
 	@$(BIN)/python -m pytest $(PYTEST)
 
 check: $(STAMP) ## ruff, mypy --strict and the tests
 	@$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(PYTEST) -m "not thorough"
 
 jobs: $(STAMP) ## Render jobs/ anew from configs/*.yaml, for this machine and for each site
 	@for config in configs/*.yaml; do

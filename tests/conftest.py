@@ -115,8 +115,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let a test see the results of all worlds that run its case."""
     if "results" in metafunc.fixturenames:
         marks = {mark.name for mark in metafunc.definition.iter_markers()}
-        names = [name for name, world in WORLDS.items() if marks & world.marks or not world.marks]
-        metafunc.parametrize("results", names, indirect=True, scope="session")
+        worlds = [
+            pytest.param(name, marks=[pytest.mark.thorough] if world.is_thorough else [])
+            for name, world in WORLDS.items()
+            if marks & world.marks or not world.marks
+        ]
+        metafunc.parametrize("results", worlds, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -323,6 +323,7 @@ def test_wrong_options_are_refused(arguments, capsys):
 
 
 @pytest.mark.usefixtures("require_horovod")
+@pytest.mark.thorough
 def test_the_product_runs_in_the_benchmark(tmp_path):
     """With all its callbacks and a stand-in for the plan: what they ask of it must be there."""
     command = [

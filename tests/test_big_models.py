@@ -11,7 +11,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["large", "large_without_shared_memory", pytest.param("many", marks=pytest.mark.thorough)]
+)
 def test_big_models_train_in_sync(name, tmp_path, require_horovod):
     row = run(CASES[name], tmp_path)
     assert row["in_sync"]

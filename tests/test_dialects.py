@@ -66,6 +66,7 @@ def test_a_site_may_have_another_mpi(mpi):
 
 
 @pytest.mark.usefixtures("require_horovod")
+@pytest.mark.thorough
 def test_a_list_of_hosts_starts_ranks_and_passes_names_not_values(tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text("localhost slots=2\n")

@@ -109,6 +109,7 @@ def test_exports_load_without_hvdtrain_and_hold_the_final_weights(trained, tmp_p
     assert trainer.evaluate(trained)["metrics"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_synchronised_batch_norm_is_exported_as_keras_own(tmp_path):
     (tmp_path / "my_code.py").write_text(SYNC_NORM)
     job = job_in(tmp_path, model={"source": "my_code:model"})

@@ -131,6 +131,7 @@ def test_a_run_that_skips_says_so_once_per_epoch(nan_folder):
     assert nan_folder.summary()["step"] == 5 * 6 - 5
 
 
+@pytest.mark.thorough
 def test_deterministic_launches_give_one_digest(require_horovod):
     first, second = determinism.launch(0), determinism.launch(0)
     assert first == second

@@ -23,6 +23,7 @@ def ranks_of(folder: Path, idle_wait: str) -> list[dict]:
     return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.thorough
 def test_an_idle_rank_is_left_alone_and_all_sums_are_right(tmp_path):
     if "+tf" not in importlib.metadata.version("horovod"):
         missing("horovod", f"the Horovod installed here is not from hvdtrain build-horovod, recipe {RECIPE}")
@@ -30,6 +31,7 @@ def test_an_idle_rank_is_left_alone_and_all_sums_are_right(tmp_path):
         assert rank["idle share"] < 0.01
 
 
+@pytest.mark.thorough
 def test_control_horovod_as_released_spins_through_the_whole_time(tmp_path):
     for rank in all_sums_are_right(ranks_of(tmp_path / "spinning", "0")):
         assert rank["idle share"] > 0.03

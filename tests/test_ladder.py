@@ -151,6 +151,7 @@ def environ() -> dict[str, str]:
     return {**os.environ, "HVDTRAIN_DATA": "/nonexistent"}
 
 
+@pytest.mark.thorough
 def test_a_ladder_that_was_stopped_goes_on_to_table_pictures_and_page(tmp_path, require_horovod):
     words = ("--ranks", "2", "--models", "fc_64_64,cnn_one", "--seeds", "1", "--examples-per-class", "5")
     said, started = tmp_path / "said", command(*words)

@@ -45,6 +45,7 @@ def test_directions_that_tell_digits_apart_score_full_and_others_by_chance():
     assert found.of_ten.mean() == pytest.approx(0.1, abs=0.03)
 
 
+@pytest.mark.thorough
 def test_the_example_runs_and_its_table_has_what_was_measured(tmp_path: Path, require_horovod: None):
     run = [sys.executable, "-m", "hvdtrain", "run", str(PROJECT / "configs" / "one_shot.yaml"), "--set"]
     subprocess.run([*run, "training.epochs=6", "--runs", str(tmp_path)], check=True, timeout=300, capture_output=True)

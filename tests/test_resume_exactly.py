@@ -27,6 +27,7 @@ def test_killed_ranks_resume_to_the_state_of_a_run_nobody_killed(require_horovod
     assert row["digest"] == resume_kills.whole(2)["digest"]
 
 
+@pytest.mark.thorough
 def test_other_worlds_see_every_example_exactly_once(require_horovod):
     row = world_changes.changing(global_batch=10, seed=1)
     assert (row["missing"], row["twice"]) == (0, 0)

@@ -27,6 +27,7 @@ def test_divide_shows_each_rank_all_data_for_fewer_epochs(tmp_path, require_horo
     assert folder.summary()["metrics"]["val_accuracy"] > 0.8
 
 
+@pytest.mark.thorough
 def test_users_dataset_in_steps_with_accumulation_is_deterministic(tmp_path, require_horovod):
     """10 steps are an epoch of 6 and one of 4. The same bits twice; then one rank's pipeline breaks."""
     training = {"epochs": None, "steps": 10, "gradient_accumulation_steps": 2, "deterministic": True}

@@ -140,6 +140,7 @@ def test_a_forecast_of_what_was_measured_is_what_was_measured(scaled):
     assert high >= measured.examples_per_s / 1.5
 
 
+@pytest.mark.thorough
 def test_a_study_goes_on_where_it_was_interrupted(tmp_path):
     command = [sys.executable, "-m", "hvdtrain", "scale", DIGITS, "--ranks", "1", *QUICK]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

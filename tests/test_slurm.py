@@ -26,7 +26,7 @@ def test_two_nodes_train_the_same_bits_as_one_machine(bench, short_digest, launc
     assert [rank["rank"] for rank in ranks] == [0, 1]
 
 
-@pytest.mark.parametrize("launcher", ["srun", "native"])
+@pytest.mark.parametrize("launcher", [pytest.param("srun", marks=pytest.mark.thorough), "native"])
 def test_two_ranks_on_each_of_two_nodes(bench, launcher):
     job = bench.submit("--nodes", "2", "--ranks", "4", "--launcher", launcher, *SHORT)
     bench.wait(job, "COMPLETED")
@@ -43,6 +43,7 @@ def test_an_array_has_a_run_and_a_seed_for_each_index(bench, short_digest):
     assert digests[0] == short_digest, "index 0 has the configuration's own seed"
 
 
+@pytest.mark.thorough
 def test_a_chain_starts_after_what_it_depends_on(bench):
     first = bench.cluster.command("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 6").stdout.strip()
     second = bench.submit("--nodes", "2", "--set", f"slurm.dependency=afterok:{first}", *SHORT)
@@ -52,6 +53,7 @@ def test_a_chain_starts_after_what_it_depends_on(bench):
     assert bench.field(first, "EndTime") <= bench.field(second, "StartTime")
 
 
+@pytest.mark.thorough
 def test_a_script_that_sbatch_gets_by_hand_makes_its_own_run(bench):
     script = bench.folder / "job.sh"
     script.write_text(bench.hvdtrain("render", str(CONFIG), "--site", str(SITE), "--nodes", "2", *SHORT).stdout)
@@ -74,6 +76,7 @@ exec "$@"
 """
 
 
+@pytest.mark.thorough
 def test_ranks_in_containers_train_the_same_bits(bench, short_digest):
     """A program takes Apptainer's place that runs what it is given; all the rest is real."""
     tools = bench.folder / "tools"
@@ -92,6 +95,7 @@ def test_ranks_in_containers_train_the_same_bits(bench, short_digest):
     assert bench.digest(job) == short_digest
 
 
+@pytest.mark.thorough
 def test_going_on_with_other_nodes_says_what_changed(bench):
     stated = ("--set", "training.global_batch_size=64", "--set", "training.batch_size_per_replica=null")
     job = bench.submit_slow("--nodes", "2", *stated)
@@ -108,6 +112,7 @@ def test_going_on_with_other_nodes_says_what_changed(bench):
     assert read_json(run.summary)["num_ranks"] == 4
 
 
+@pytest.mark.thorough
 def test_ranks_of_one_node_that_meet_through_gloo_listen_on_loopback_alone(bench):
     job = bench.submit("--nodes", "1", "--launcher", "native", *LONG)
     bench.wait_for_epoch(job)

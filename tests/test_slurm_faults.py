@@ -52,6 +52,7 @@ def test_a_full_disk_ends_with_its_code_and_leaves_no_half_checkpoint(bench):
         subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
+@pytest.mark.thorough
 def test_the_second_job_on_a_run_directory_is_refused(bench):
     job = bench.submit("--nodes", "2", *LONG)
     bench.wait_for_epoch(job)
@@ -108,6 +109,7 @@ def test_an_interactive_allocation_runs_a_command_on_its_nodes(bench):
     assert sorted(result.stdout.split()) == ["node1", "node2"]
 
 
+@pytest.mark.thorough
 def test_a_draft_of_this_cluster_is_a_profile_that_works(bench):
     bench.hvdtrain("site", "init", "mine", XDG_CONFIG_HOME=str(bench.folder / "conf"))
     shown = bench.hvdtrain("site", "show", "mine", XDG_CONFIG_HOME=str(bench.folder / "conf")).stdout

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from tests.cluster.jobs import LONG
 
 
@@ -51,6 +53,7 @@ def test_one_task_of_an_array_goes_on_by_itself(bench):
     assert "seed: 3" in run.config.read_text()
 
 
+@pytest.mark.thorough
 def test_scancel_in_the_middle_ends_the_job_for_good(bench):
     job = bench.submit("--nodes", "2", *LONG)
     bench.wait_for_epoch(job)

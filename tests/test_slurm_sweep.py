@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from hvdtrain.sweeps.sweepdir import find_sweep, outcomes
 from tests.cluster.jobs import PROJECT, SITE
 
@@ -15,6 +17,7 @@ parameters:
 """
 
 
+@pytest.mark.thorough
 def test_stages_are_arrays_one_after_the_other(bench):
     (bench.folder / "my.yaml").write_text(HALVING)
     words = ("--site", str(SITE), "--set", "training.epochs=3", "--parallel", "2", "--wait", "--json")

@@ -147,6 +147,7 @@ def test_the_page_shows_every_trial(halved):
         assert f"trial {number}: " in drawn[f"parallel-trial-{number}"]["text"], "what one reads when pointing at it"
 
 
+@pytest.mark.thorough
 def test_one_trial_that_fails_does_not_end_a_sweep_of_two_ranks(tmp_path, require_horovod):
     text = f"base: {BASE}\nmethod: grid\nparameters:\n  optimizer.args: [{{nonsense: 1}}, {{}}]\n"
     (tmp_path / "my.yaml").write_text(text)

@@ -22,6 +22,7 @@ def tune(*words, cwd, code=0):
     return result
 
 
+@pytest.mark.thorough
 def test_one_step_per_call_is_found_to_be_slow_and_mended(tmp_path, require_horovod):
     result = tune(*SLOW, "--minutes", "2", "--json", "--out", "tuned.yaml", cwd=tmp_path)
     found = json.loads(result.stdout)
