@@ -12,7 +12,7 @@ from keras import layers
 
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train.demo import write_page
-from hvdtrain.workshop import models
+from hvdtrain.workshop import compact, models
 from hvdtrain.workshop.data import digits
 from tests.browser import find_browser, open_page
 from tests.conftest import PROJECT, missing
@@ -81,7 +81,7 @@ def pooled():
 
 @pytest.mark.parametrize(
     "make",
-    [models.digits_cnn, models.cnn_batch_norm, models.fully_connected, pooled],
+    [models.digits_cnn, models.cnn_batch_norm, models.fully_connected, compact.five_by_five, pooled],
     ids=lambda make: make.__name__,
 )
 def test_the_page_answers_as_keras_does(make, tmp_path):
@@ -129,7 +129,10 @@ def test_a_run_becomes_a_page_that_draws_its_layers(tmp_path):
         (lambda: keras.Sequential([layers.Input((8, 8, 1)), layers.SeparableConv2D(3, 2)]), "SeparableConv2D"),
         (lambda: keras.Sequential([layers.Input((8, 8, 1)), layers.Dense(3, activation="gelu")]), "activation is gelu"),
         (lambda: keras.Sequential([layers.Input((8, 8, 1)), layers.ReLU(max_value=6.0)]), "a ReLU with options"),
-        (lambda: keras.Model(inputs := layers.Input((8, 8, 1)), layers.Flatten()(inputs)), "keras.Sequential"),
+        (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.Add()([x, layers.ReLU()(x)])), "one straight line"),
+        (lambda: keras.Model(x := layers.Input((8, 8, 1)), [y := layers.ReLU()(x), layers.Flatten()(y)]), "one straight"),
+        (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.Flatten()(keras.ops.exp(x))), r"\(Exp\)"),
+        (lambda: keras.Sequential([layers.Input((8,)), layers.Dense(3)]), "a model that takes images"),
     ],
 )
 def test_what_a_page_cannot_show_is_said(model, words, tmp_path):

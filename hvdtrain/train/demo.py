@@ -1,12 +1,13 @@
 """A trained network as one page that runs it in the browser: draw something, and see every layer answer.
 
-The page needs nothing but itself. Layers of a straight sequence are translated; what does nothing in inference is left
+The page needs nothing but itself. Layers in one straight line are translated; what does nothing in inference is left
 out, and batch normalisation becomes a factor and an offset for each channel.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +31,7 @@ def write_page(model: keras.Model, path: Path) -> None:
     """Write the page of a model that takes one image.
 
     Raises:
-        UserCodeError: If it is no sequence, or has a layer that is not translated.
+        UserCodeError: If it is no straight line of layers, or has one that is not translated.
     """
     template = files("hvdtrain.train").joinpath("demo.html").read_text(encoding="utf-8")
     network = json.dumps(Translation(model).network).replace("<", "\\u003c")
@@ -41,7 +42,7 @@ class Translation:
     """The layers of a model as plain data.
 
     Args:
-        model: A sequence of layers for images (height, width) or (height, width, 1).
+        model: Layers in one straight line for images (height, width) or (height, width, 1).
 
     Attributes:
         network: `input` (height, width, channels), `layers`, and all `weights` as float32, in base64.
@@ -50,13 +51,13 @@ class Translation:
     def __init__(self, model: keras.Model) -> None:
         self._weights: list[np.ndarray] = []
         self._count = 0
-        shape = model.input_shape
-        if not isinstance(model, keras.Sequential) or not isinstance(shape, tuple) or len(shape) not in (3, 4):
-            raise UserCodeError("a page can be made of a keras.Sequential that takes images, and of nothing else yet")
+        line, shape = straight_line(model), model.input_shape
+        if not isinstance(shape, tuple) or len(shape) not in (3, 4):
+            raise UserCodeError(f"a page can be made of a model that takes images, not {shape}")
         size = (*shape[1:], 1) if len(shape) == 3 else shape[1:]
         if size[2] != 1:
             raise UserCodeError(f"a page draws in one colour; this model takes images of {size[2]} channels")
-        layers = [self._translated(layer) for layer in model.layers if not isinstance(layer, NOTHING_IN_INFERENCE)]
+        layers = [self._translated(layer) for layer in line if not isinstance(layer, NOTHING_IN_INFERENCE)]
         weights = np.concatenate([np.zeros(0), *self._weights]).astype("<f4")
         self.network = {
             "input": list(size),
@@ -109,6 +110,54 @@ class Translation:
         self._weights.append(flat)
         self._count += len(flat)
         return place, len(flat)
+
+
+def straight_line(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model, each of which takes what the one before it gives.
+
+    Operations between layers are one layer if they compute what it computes, as those of `compact.pooled` do.
+
+    Raises:
+        UserCodeError: If it has branches, was not built of layers, or computes something else between them.
+    """
+    if isinstance(model, keras.Sequential):
+        return model.layers
+    refused = UserCodeError("a page can be made of a model whose layers are in one straight line, and of nothing else yet")
+    if not hasattr(model, "operations"):
+        raise refused
+    line: list[keras.layers.Layer] = []
+    between: list[Any] = []
+    for operation in model.operations:
+        if not isinstance(operation, keras.layers.Layer):
+            between.append(operation)
+            continue
+        if between:
+            line.append(pool_of(line[-1].output, between))
+        before = between[-1].output if between else line[-1].output if line else operation.output
+        if line and operation.input is not before:
+            raise refused
+        line.append(operation)
+        between = []
+    if model.outputs[0] is not line[-1].output or len(model.outputs) > 1:
+        raise refused
+    return line
+
+
+def pool_of(images: Any, operations: list[Any]) -> keras.layers.Layer:
+    """Return the pool that operations are: they are tried, on random images.
+
+    Raises:
+        UserCodeError: If they are none.
+    """
+    pool = keras.layers.MaxPooling2D(2)
+    with contextlib.suppress(ValueError):  # of shapes
+        expected = pool(images)
+        values = np.random.default_rng(0).normal(size=(2, *images.shape[1:])).astype("float32")
+        found = keras.Model(images, operations[-1].output)(values)
+        if found.shape[1:] == expected.shape[1:] and np.array_equal(found, keras.layers.MaxPooling2D(2)(values)):
+            return pool
+    names = ", ".join(dict.fromkeys(type(operation).__name__ for operation in operations))
+    raise UserCodeError(f"a page cannot show what is computed between layers ({names}) yet")
 
 
 def activation(layer: Any) -> str:
