@@ -130,7 +130,7 @@ def test_a_run_becomes_a_page_that_draws_its_layers(tmp_path):
         (lambda: keras.Sequential([layers.Input((8, 8, 1)), layers.Dense(3, activation="gelu")]), "activation is gelu"),
         (lambda: keras.Sequential([layers.Input((8, 8, 1)), layers.ReLU(max_value=6.0)]), "a ReLU with options"),
         (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.Add()([x, layers.ReLU()(x)])), "one straight line"),
-        (lambda: keras.Model(x := layers.Input((8, 8, 1)), [y := layers.ReLU()(x), layers.Flatten()(y)]), "one straight"),
+        (lambda: keras.Model(x := layers.Input((8, 8, 1)), [y := layers.ReLU()(x), layers.ReLU()(y)]), "straight"),
         (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.Flatten()(keras.ops.exp(x))), r"\(Exp\)"),
         (lambda: keras.Sequential([layers.Input((8,)), layers.Dense(3)]), "a model that takes images"),
     ],

@@ -122,7 +122,7 @@ def straight_line(model: keras.Model) -> list[keras.layers.Layer]:
     """
     if isinstance(model, keras.Sequential):
         return model.layers
-    refused = UserCodeError("a page can be made of a model whose layers are in one straight line, and of nothing else yet")
+    refused = UserCodeError("a page can be made of a model whose layers are in one straight line, of no other yet")
     if not hasattr(model, "operations"):
         raise refused
     line: list[keras.layers.Layer] = []
