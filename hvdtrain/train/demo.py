@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -126,19 +127,16 @@ def straight_line(model: keras.Model) -> list[keras.layers.Layer]:
     if not hasattr(model, "operations"):
         raise refused
     line: list[keras.layers.Layer] = []
-    between: list[Any] = []
-    for operation in model.operations:
-        if not isinstance(operation, keras.layers.Layer):
-            between.append(operation)
-            continue
-        if between:
-            line.append(pool_of(line[-1].output, between))
-        before = between[-1].output if between else line[-1].output if line else operation.output
-        if line and operation.input is not before:
-            raise refused
-        line.append(operation)
-        between = []
-    if model.outputs[0] is not line[-1].output or len(model.outputs) > 1:
+    end = model.inputs[0]
+    for is_layer, group in groupby(model.operations[1:], lambda operation: isinstance(operation, keras.layers.Layer)):
+        operations = list(group)
+        for layer in operations if is_layer else [pool_of(end, operations)]:
+            if layer.input is not end:
+                raise refused
+            line.append(layer)
+            end = layer.output
+        end = operations[-1].output
+    if len(model.outputs) > 1 or model.outputs[0] is not end:
         raise refused
     return line
 
