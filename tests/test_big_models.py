@@ -12,7 +12,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "name", ["large", "large_without_shared_memory", pytest.param("many", marks=pytest.mark.thorough)]
+    "name", ["large", *(pytest.param(name, marks=pytest.mark.thorough) for name in CASES if name != "large")]
 )
 def test_big_models_train_in_sync(name, tmp_path, require_horovod):
     row = run(CASES[name], tmp_path)

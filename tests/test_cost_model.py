@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvdtrain.study import cost_model
@@ -12,6 +12,7 @@ from hvdtrain.study.cost_model import CostModel, Regime, best_s, fit_cost, relat
 SIZES = [2**power for power in range(10, 27)]
 
 
+@settings(max_examples=30)
 @given(alpha=st.floats(1e-7, 1e-4), beta=st.floats(1e-11, 1e-8), ranks=st.sampled_from([2, 3, 4, 8]))
 def test_a_ring_is_found_again(alpha, beta, ranks):
     seconds = [cost_model.ring_s(size, ranks, alpha_s=alpha, beta_s=beta) for size in SIZES]

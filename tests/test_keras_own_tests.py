@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.harness.keras_own_tests import keras_test_files
 from tests.ranks.worlds import run_module
+
+pytestmark = pytest.mark.thorough
 
 # What Keras itself skips under TensorFlow, by the reason it gives.
 SKIPPED_BY_KERAS = ("stateless_apply is not supported",)

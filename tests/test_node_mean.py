@@ -118,6 +118,7 @@ def run_ranks(library: Path, size: int, *what: str) -> list[subprocess.Completed
     return ended
 
 
+@pytest.mark.thorough
 def test_bits_of_every_dtype_are_those_of_adding_in_the_order_of_the_ranks_and_each_learns_what_is_not_finite(library):
     for rank in run_ranks(library, 3, "bits", "nonfinite"):
         assert (rank.stdout, rank.returncode) == ("bits\nnonfinite\n", 0), rank.stderr

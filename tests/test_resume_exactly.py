@@ -8,7 +8,11 @@ from tests.harness.launches import Launches
 pytestmark = pytest.mark.beside
 
 
-@pytest.mark.parametrize("variant", resume_points.VARIANTS)
+ALWAYS = ("adam", "ema", "accumulated")
+RARER = [name for name in resume_points.VARIANTS if name not in ALWAYS]
+
+
+@pytest.mark.parametrize("variant", [*ALWAYS, *(pytest.param(name, marks=pytest.mark.thorough) for name in RARER)])
 def test_every_step_after_an_interruption_anywhere_is_the_same(variant):
     row = resume_points.resumed(variant, seed=1)
     assert row["equal"], row

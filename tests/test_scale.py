@@ -183,6 +183,7 @@ def test_bad_input_is_explained_before_anything_starts(words, said, tmp_path):
     assert not list(tmp_path.glob("studies/*/*"))
 
 
+@pytest.mark.thorough
 def test_a_size_that_fails_does_not_take_the_others_along(tmp_path, require_horovod):
     (tmp_path / "mine.py").write_text(
         "import os\n"

@@ -109,7 +109,7 @@ def other(path: Path, source: str) -> Workdir:
     return folder
 
 
-@pytest.mark.parametrize("source", ["arrays", "stream"])
+@pytest.mark.parametrize("source", ["arrays", pytest.param("stream", marks=pytest.mark.thorough)])
 def test_uneven_weighted_inputs_by_name_train_as_on_one_rank(tmp_path, require_horovod, source):
     folder = other(tmp_path, source)
     epochs = []

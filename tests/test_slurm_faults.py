@@ -65,6 +65,7 @@ def test_the_second_job_on_a_run_directory_is_refused(bench):
     assert bench.state(job) == "RUNNING"
 
 
+@pytest.mark.thorough
 def test_an_error_of_the_user_is_shown_first_with_its_code(bench):
     (bench.folder / "mine.py").write_text("def build(**args):\n    raise RuntimeError('my own mistake')\n")
     config = bench.folder / "mine.yaml"

@@ -39,6 +39,7 @@ def test_cancel_saves_and_a_new_job_goes_on(bench, slow_digest):
     assert bench.digest(again) == slow_digest
 
 
+@pytest.mark.thorough
 def test_one_task_of_an_array_goes_on_by_itself(bench):
     job = bench.submit_slow("--nodes", "2", "--set", "slurm.array=3-4%1")
     bench.wait_for_epoch(f"{job}_3")
@@ -65,6 +66,7 @@ def test_scancel_in_the_middle_ends_the_job_for_good(bench):
     assert bench.why(job) == "stopped"
 
 
+@pytest.mark.thorough
 def test_requeued_preempted_and_without_its_node_a_job_ends_with_the_same_weights(bench, slow_digest):
     """One job through all of it, and its controller restarts meanwhile."""
     job = bench.submit_slow("--nodes", "2")

@@ -1,9 +1,12 @@
 """A scaling study as batch jobs on a real Slurm."""
 
+import pytest
+
 from hvdtrain.studydir import find_study
 from tests.cluster.jobs import CONFIG, SITE
 
 
+@pytest.mark.thorough
 def test_a_study_is_submitted_and_collected(bench):
     words = ("--ranks", "1,2", "--repeats", "1", "--seconds", "1", "--warmup-steps", "20")
     result = bench.hvdtrain("scale", str(CONFIG), "--site", str(SITE), *words)

@@ -254,6 +254,7 @@ for name, x, y in parts():
 
 
 @pytest.mark.usefixtures("require_horovod")
+@pytest.mark.thorough
 def test_runs_on_files_have_the_bits_of_runs_on_arrays(tmp_path: Path):
     folder = Workdir(tmp_path / "work")
     (folder.path / "sources.py").write_text(SOURCES)

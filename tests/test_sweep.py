@@ -160,6 +160,7 @@ def test_one_trial_that_fails_does_not_end_a_sweep_of_two_ranks(tmp_path, requir
     assert read_json(found.run(found.sweep(), found.sweep().trials[1]).summary)["num_ranks"] == 2
 
 
+@pytest.mark.thorough
 def test_a_sweep_whose_trials_all_fail_alike_stops_and_shows_the_error(tmp_path):
     text = f"base: {BASE}\nmethod: grid\nparameters:\n  model.args.units: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
     (tmp_path / "my.yaml").write_text(text)

@@ -41,6 +41,7 @@ SAME_BITS = (
 )
 
 
+@pytest.mark.thorough
 def test_what_is_tried_without_asking_leaves_every_bit_of_the_training(tmp_path, require_horovod):
     digests = [digest(tmp_path / str(number), *settings) for number, settings in enumerate(((), *SAME_BITS))]
     assert len(set(digests)) == 1
