@@ -56,7 +56,7 @@ def differences(first: RunDir, second: RunDir) -> list[Difference]:
 
 def _values(run: RunDir) -> Iterator[tuple[tuple[str, str], Any]]:
     """Yield ((section, key), value) of all that is compared."""
-    plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    plan = Plan.read(run.plan)
     for key, value in _flat(plan.config):
         if key != "name":
             yield (_section(key), key), value

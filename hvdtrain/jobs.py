@@ -326,18 +326,23 @@ def forget_failures(run: RunDir) -> None:
 
 def list_rows(runs_root: Path, runs: Sequence[RunDir]) -> list[dict[str, Any]]:
     """Return one row per run for `hvdtrain list`."""
-    return [_row(run) for run in runs]
+    rows = []
+    for run in runs:
+        try:
+            rows.append(_row(run))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it must not hide the others
+            name = run.path.parent.name
+            rows.append({**_place(run), "name": name, "state": "damaged", "ranks": None, "metrics": {}})
+    return rows
 
 
 def _row(run: RunDir) -> dict[str, Any]:
     plan = json.loads(run.plan.read_text(encoding="utf-8"))
-    summary = read_json(run.summary)
-    return {
-        "id": run.short_id,
-        "name": plan["name"],
-        "started": run.path.name.rsplit("-", 1)[0],
-        "state": run.state(),
-        "ranks": plan["num_ranks"],
-        "metrics": summary.get("metrics", {}),
-        "path": str(run.path.resolve()),
-    }
+    ended = read_json(run.summary).get("metrics", {})
+    metrics = {name: None if value is None else float(value) for name, value in ended.items()}
+    return {**_place(run), "name": plan["name"], "state": run.state(), "ranks": plan["num_ranks"], "metrics": metrics}
+
+
+def _place(run: RunDir) -> dict[str, Any]:
+    started = run.path.name.rsplit("-", 1)[0]
+    return {"id": run.short_id, "started": started, "path": str(run.path.resolve())}

@@ -10,11 +10,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hvdtrain import scaling
 from hvdtrain.batches import Batches, choose_batches, steps_per_execution
-from hvdtrain.errors import PlanError, Problem
+from hvdtrain.errors import CorruptError, PlanError, Problem
 from hvdtrain.exchanges import exchange_lines, exchange_warnings
 from hvdtrain.facts import Facts
 from hvdtrain.known_data import known_num_examples
@@ -95,6 +96,19 @@ class Plan:
         data["ledger"] = tuple(Entry(**entry) for entry in data["ledger"])
         data["warnings"] = tuple(data["warnings"])
         return cls(**data)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Return the plan in a run's `plan.json`.
+
+        Raises:
+            PlanError: If another version of hvdtrain wrote it.
+            CorruptError: If it is no plan.
+        """
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptError(f"{path} is damaged ({type(error).__name__}: {error}); start a new run") from error
 
     def digest(self) -> str:
         """Return a short hash of all numbers; ranks compare it before the first step."""

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from hvdtrain.errors import NotFoundError, PlanError
+from hvdtrain.errors import CorruptError, NotFoundError, PlanError
 from hvdtrain.plan import Entry, Plan
 from hvdtrain.prepare import Prepared
 from hvdtrain.rundir import RunDir, find_runs
@@ -27,17 +27,13 @@ def resumable_run(prepared: Prepared, root: Path) -> RunDir:
     for run in find_runs(root):
         if run.finished.exists():
             continue
-        with contextlib.suppress(PlanError):  # of another version
-            if not _changed_keys(_plan_of(run), prepared.plan):
+        with contextlib.suppress(PlanError, CorruptError):  # of another version, or damaged
+            if not _changed_keys(Plan.read(run.plan), prepared.plan):
                 return run
     raise NotFoundError(
         f"--resume: no unfinished run of {prepared.config_path} with these settings under {root}; "
         "start one without --resume, or name a run: --resume RUN"
     )
-
-
-def _plan_of(run: RunDir) -> Plan:
-    return Plan.from_json(run.plan.read_text(encoding="utf-8"))
 
 
 def _changed_keys(old: Plan, new: Plan) -> list[str]:
@@ -63,7 +59,7 @@ def continued(run: RunDir, prepared: Prepared) -> Prepared:
     Raises:
         PlanError: If the configuration differs, or the batches or steps would change with the number of replicas.
     """
-    old, new = _plan_of(run), prepared.plan
+    old, new = Plan.read(run.plan), prepared.plan
     changed = _changed_keys(old, new)
     if changed:
         raise PlanError(

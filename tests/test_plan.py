@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvdtrain.config import Config
-from hvdtrain.errors import EnvironmentNotFitError, PlanError
+from hvdtrain.errors import CorruptError, EnvironmentNotFitError, PlanError
 from hvdtrain.facts import Facts, assumed_facts, mpi_dialect
 from hvdtrain.plan import Plan, make_plan
 
@@ -51,6 +51,14 @@ def test_a_plan_survives_json():
     assert replace(plan, epochs=11).digest() != plan.digest()
     with pytest.raises(PlanError, match="of version 1, written by another hvdtrain"):
         Plan.from_json(replace(plan, version=1).to_json())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}x", '{"version": 6}', "\x00\xff"])
+def test_a_damaged_plan_is_named(text, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(CorruptError, match=r"plan.json is damaged \("):
+        Plan.read(path)
 
 
 def test_divide_splits_epochs_and_shows_everything():

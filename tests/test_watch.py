@@ -242,6 +242,7 @@ GARBAGE = {
     "progress.json": ['{"time": "x"}', "[]", "\x00"],
     "EXIT": ["", "x"],
     "plan.json": ["", "[]", "{}"],
+    "summary.json": ["", "[]", '{"metrics": {"loss": "x"}}'],
 }
 
 
@@ -250,8 +251,10 @@ def test_a_damaged_run_hides_no_other_and_shows_no_traceback(slurm, name, text):
     good, bad = make_run(slurm / "runs", "aaaaaa", "7"), make_run(slurm / "runs", "bbbbbb", "8")
     (bad.path / name).write_bytes(text.encode("latin-1"))
     (slurm / "queue").write_text("7|RUNNING|None\n")
-    result = hvdtrain(slurm, "status")
-    assert result.returncode == 0, result.stderr
-    assert good.short_id in result.stdout
+    for verb in ("status", "list"):
+        result = hvdtrain(slurm, verb)
+        assert result.returncode == 0, result.stderr
+        assert good.short_id in result.stdout
+        assert bad.short_id in result.stdout
     for verb in ("why", "cancel", "logs"):
         assert "Traceback" not in hvdtrain(slurm, verb, bad.short_id).stderr

@@ -28,6 +28,5 @@ def command(as_json: bool, runs_root: Path) -> None:
     click.echo(f"{'id':<8} {'name':<24} {'started':<16} {'state':<11} {'ranks':>5}  metrics")
     for row in rows:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in row["metrics"].items() if value is not None)
-        click.echo(
-            f"{row['id']:<8} {row['name']:<24} {row['started']:<16} {row['state']:<11} {row['ranks']:>5}  {metrics}"
-        )
+        ranks = "?" if row["ranks"] is None else row["ranks"]
+        click.echo(f"{row['id']:<8} {row['name']:<24} {row['started']:<16} {row['state']:<11} {ranks:>5}  {metrics}")

@@ -68,7 +68,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     """Read the plan, wake up, do what was asked, and return the exit code."""
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
-    plan = Plan.from_json(run.plan.read_text(encoding="utf-8"))
+    plan = Plan.read(run.plan)
     trains = not any(getattr(arguments, name) for name in INSTEAD)
     if run.finished.exists() and trains:
         console.say(f"{run.path} is finished; nothing is left to train")

@@ -180,7 +180,7 @@ def measured(run: RunDir, *, num_draws: int) -> list[np.ndarray]:
     Raises:
         UserCodeError: If it did not train the embedding.
     """
-    config = Plan.from_json(run.plan.read_text(encoding="utf-8")).config
+    config = Plan.read(run.plan).config
     if config["data"]["source"] != f"{MODULE}:known_classes":
         raise UserCodeError(f"{run.path}: trained on {config['data']['source']}; start from configs/one_shot.yaml")
     held_out = held_out_of(run)
@@ -204,7 +204,7 @@ def trained_model(run: RunDir) -> keras.Model:
 
 def held_out_of(run: RunDir) -> list[int]:
     """Return the two digits that a run has not seen."""
-    config = Plan.from_json(run.plan.read_text(encoding="utf-8")).config
+    config = Plan.read(run.plan).config
     return checked(config["data"]["args"].get("held_out", HELD_OUT))
 
 
