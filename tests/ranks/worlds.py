@@ -34,7 +34,10 @@ TRAVEL_CASES = (
 
 
 class World(NamedTuple):
-    """How many ranks, how gradients travel, the marks of the tests that see it, and their cases; none means all."""
+    """How many ranks, how gradients travel, the marks of the tests that see it, and their cases; none means all.
+
+    A thorough world is left to `make test-all`.
+    """
 
     size: int
     reduction: str
