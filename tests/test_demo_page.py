@@ -132,6 +132,7 @@ def test_a_run_becomes_a_page_that_draws_its_layers(tmp_path):
         (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.Add()([x, layers.ReLU()(x)])), "one straight line"),
         (lambda: keras.Model(x := layers.Input((8, 8, 1)), [y := layers.ReLU()(x), layers.ReLU()(y)]), "straight"),
         (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.Flatten()(keras.ops.exp(x))), r"\(Exp\)"),
+        (lambda: keras.Model(x := layers.Input((8, 8, 1)), layers.ReLU()(keras.ops.unstack(x, axis=1)[0])), "Unstack"),
         (lambda: keras.Sequential([layers.Input((8,)), layers.Dense(3)]), "a model that takes images"),
     ],
 )
