@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
 
+from hvdtrain.cli.show import talk
 from hvdtrain.errors import CorruptError, NotFoundError, PlanError
 from hvdtrain.plan import Entry, Plan
 from hvdtrain.prepare import Prepared
@@ -19,7 +19,7 @@ KEPT = ", kept from the run's first start"
 
 
 def resumable_run(prepared: Prepared, root: Path) -> RunDir:
-    """Return the newest unfinished run of the same configuration, the number of ranks aside.
+    """Return the newest unfinished run of the same configuration, the number of ranks aside; damaged ones are said.
 
     Raises:
         NotFoundError: If there is none.
@@ -27,9 +27,13 @@ def resumable_run(prepared: Prepared, root: Path) -> RunDir:
     for run in find_runs(root):
         if run.finished.exists():
             continue
-        with contextlib.suppress(PlanError, CorruptError):  # of another version, or damaged
+        try:
             if not _changed_keys(Plan.read(run.plan), prepared.plan):
                 return run
+        except CorruptError as error:
+            talk(f"warning: --resume passes over a run of which nobody can say what it trained: {error}")
+        except PlanError:  # of another version
+            continue
     raise NotFoundError(
         f"--resume: no unfinished run of {prepared.config_path} with these settings under {root}; "
         "start one without --resume, or name a run: --resume RUN"

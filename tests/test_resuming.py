@@ -86,6 +86,15 @@ def test_another_configuration_is_refused_and_not_found(tmp_path):
     assert resumable_run(prepared_with(tmp_path, 4), tmp_path / "runs") == run
 
 
+def test_a_damaged_run_is_passed_over_with_a_word(tmp_path, capsys):
+    older = begun(tmp_path, 2)
+    path = begun(tmp_path, 2).path
+    damaged = RunDir(path.rename(path.with_name("29991231-235959-abcdef")))
+    damaged.plan.write_text("{")
+    assert resumable_run(prepared_with(tmp_path, 2), tmp_path / "runs") == older
+    assert f"{damaged.plan} is damaged" in capsys.readouterr().err
+
+
 def test_scaling_with_a_stated_global_batch_is_warned_about(tmp_path):
     assert any("the batch does not" in text for text in prepared_with(tmp_path, 2).plan.warnings)
     assert not prepared_with(tmp_path, 2, optimizer={"lr_scaling": "none", "warmup_epochs": 0}).plan.warnings
