@@ -126,7 +126,7 @@ def remaining(ladder: LadderDir, missing: Sequence[Climb]) -> float | None:
     means = {name: sum(values) / len(values) for name, values in known.items()}
     if any(climb.rung not in means for climb in missing):
         return None
-    return sum(means[climb.rung] for climb in missing)
+    return sum(means[climb.rung] * climb.work for climb in missing)
 
 
 def look(ladder: LadderDir) -> int:

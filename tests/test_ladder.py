@@ -47,6 +47,8 @@ def test_few_examples_make_several_steps_of_batches_that_ranks_can_share(size, r
     assert batch % ranks == 0
     assert 10 * size // batch >= (4 if 10 * size >= 4 * ranks else 1)
     assert BY_NAME["fc_64_64"].epochs <= training["epochs"] <= 4 * BY_NAME["fc_64_64"].epochs
+    used = 10 * size * training["epochs"]
+    assert Climb("fc_64_64", 0, size).work == pytest.approx(used / (60_000 * BY_NAME["fc_64_64"].epochs))
 
 
 def test_seeds_are_given_to_all_or_by_the_beginning_of_names():

@@ -91,6 +91,20 @@ class Climb:
         few = "" if self.examples_per_class is None else f", {self.examples_per_class:,} examples per class"
         return f"{BY_NAME[self.rung].title}{few}, seed {self.seed}"
 
+    @property
+    def repeats(self) -> int:
+        """How many times the recipe's epochs: few examples are gone through up to four times as often."""
+        if self.examples_per_class is None:
+            return 1
+        return max(1, min(MOST_EPOCHS, FULL // (NUM_CLASSES * self.examples_per_class)))
+
+    @property
+    def work(self) -> float:
+        """Examples it trains on, repeated ones too, as a share of those of the recipe."""
+        if self.examples_per_class is None:
+            return 1.0
+        return self.repeats * min(1.0, NUM_CLASSES * self.examples_per_class / FULL)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -147,7 +161,7 @@ def seeds_of(wanted: str, models: Sequence[str]) -> dict[str, int]:
 def config_of(climb: Climb, *, data: str, num_ranks: int) -> dict[str, Any]:
     """Return the configuration that trains a rung.
 
-    Few examples are gone through up to four times as often, in batches of at most a quarter of them.
+    Few examples come in batches of at most a quarter of them.
 
     Args:
         climb: What is to be trained.
@@ -156,17 +170,16 @@ def config_of(climb: Climb, *, data: str, num_ranks: int) -> dict[str, Any]:
     """
     rung = BY_NAME[climb.rung]
     data_args: dict[str, Any] = {}
-    batch, epochs = rung.global_batch_size, rung.epochs
+    batch = rung.global_batch_size
     if climb.examples_per_class is not None:
         data_args = {"examples_per_class": climb.examples_per_class, "subset_seed": climb.seed}
         few = NUM_CLASSES * climb.examples_per_class
         batch = max(num_ranks, min(batch, few // 4 // num_ranks * num_ranks))
-        epochs *= max(1, min(MOST_EPOCHS, FULL // few))
     return {
         "name": climb.name,
         "model": {"source": f"{MODELS}:{rung.function}", "args": {**rung.args, "input_shape": list(SHAPES[data])}},
         "data": {"source": f"{DATA}:{data}", "args": data_args},
-        "training": {"global_batch_size": batch, "seed": climb.seed, "epochs": epochs},
+        "training": {"global_batch_size": batch, "seed": climb.seed, "epochs": climb.repeats * rung.epochs},
         "optimizer": dict(rung.optimizer),
         "checkpoint": {"keep": 1},
         "launch": {"num_ranks": num_ranks},
