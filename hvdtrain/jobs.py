@@ -310,7 +310,7 @@ def run_worker(run: RunDir, *arguments: str) -> None:
     Raises:
         WorkerFailedError: If it failed; it has said why.
     """
-    forget_failures(run)
+    forget_failures(run.aside())
     environ = rank_environment(environ_now()) | {"KERAS_BACKEND": "tensorflow"}
     environ.pop("HVDTRAIN_NUM_RANKS", None)
     code = execute([sys.executable, "-m", "hvdtrain.train", str(run.path), *arguments], environ=environ)

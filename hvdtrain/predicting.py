@@ -78,12 +78,14 @@ def start(run: RunDir, arguments: list[str], num_ranks: int) -> None:
     if num_ranks == 1:
         jobs.run_worker(run, *arguments)
         return
-    jobs.forget_failures(run)
+    aside = run.aside()
+    jobs.forget_failures(aside)
+    aside.logs.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "hvdtrain.train", str(run.path), *arguments]
     script = jobs.user_script(words, gather_facts(), num_ranks=num_ranks, launcher="auto")
-    with open(run.launcher_log, "wb") as noise:
+    with open(aside.launcher_log, "wb") as noise:
         command = [jobs.bash(), "-c", script_text(script), "hvdtrain"]
         code = execute(command, environ=rank_environment(jobs.environ_now()), noise=noise)
     if code:
-        first = jobs.first_failure(run)
+        first = jobs.first_failure(aside)
         raise jobs.WorkerFailedError(int(first["exit_code"]) if first else int(ExitCode.RANK_LOST))

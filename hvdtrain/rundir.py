@@ -7,6 +7,7 @@ sees half of one. Must not import TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -22,9 +23,15 @@ RUNS = "runs"
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's directory; attributes are the paths in it."""
+    """One run's directory; attributes are the paths in it.
+
+    Args:
+        path: Of the directory.
+        logs_name: Folder of the logs in it.
+    """
 
     path: Path
+    logs_name: str = "logs"
 
     @property
     def config(self) -> Path:
@@ -59,7 +66,11 @@ class RunDir:
     @property
     def logs(self) -> Path:
         """One log per rank."""
-        return self.path / "logs"
+        return self.path / self.logs_name
+
+    def aside(self) -> RunDir:
+        """Return the same run with other logs: what comes after training must not rewrite how that ended."""
+        return dataclasses.replace(self, logs_name="logs/after")
 
     @property
     def metrics(self) -> Path:

@@ -19,7 +19,7 @@ from hvdtrain.train import trainer
 from hvdtrain.train.comm import SoloComm
 from hvdtrain.train.console import Console
 from hvdtrain.train.job import Job
-from hvdtrain.train.predict import answers_of, predict
+from hvdtrain.train.predict import Kind, answers_of, predict
 from hvdtrain.workshop.data import digits
 from tests.conftest import PROJECT
 from tests.workdir import Workdir
@@ -142,10 +142,19 @@ def test_rows_are_the_models_inputs_where_no_function_is_named(contest, tmp_path
 
 
 def test_a_regressions_answers_are_numbers_and_others_are_refused():
-    assert answers_of(np.array([[21.5], [1 / 3]], np.float32), "mse") == [21.5, 0.3333333]
-    assert answers_of(np.array([[0.1, 0.9]]), "hvdtrain.workshop.losses:smoothedcrossentropy") == [1]
+    assert answers_of(np.array([[21.5], [1 / 3]], np.float32), Kind("mse")) == [21.5, 0.3333333]
+    assert answers_of(np.array([[0.1, 0.9]]), Kind("hvdtrain.workshop.losses:smoothedcrossentropy")) == [1]
     with pytest.raises(UserCodeError, match=r"use --output NAME\.npy"):
-        answers_of(np.zeros((3, 4)), "mse")
+        answers_of(np.zeros((3, 4)), Kind("mse"))
+
+
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "BinaryCrossentropy", "bce", "BinaryFocalCrossentropy"])
+def test_a_yes_is_more_than_a_half_or_a_positive_logit(loss):
+    outputs = np.array([[-0.3], [0.2], [0.8]])
+    for args, answers in (({}, [0, 0, 1]), ({"from_logits": True}, [0, 1, 1])):
+        assert answers_of(outputs, Kind.of({"loss": loss, "loss_args": args})) == answers
+    with pytest.raises(UserCodeError, match=r"no single answer.*\.npy"):
+        answers_of(np.zeros((3, 4)), Kind.of({"loss": loss, "loss_args": {}}))
 
 
 def test_names_are_checked_before_anything_starts(tmp_path):

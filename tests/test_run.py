@@ -166,6 +166,14 @@ def test_a_failed_run_is_not_finished(failed):
     assert [record["epoch"] for record in records(failed.run, "epoch")][:2] == [1, 2]
 
 
+def test_evaluating_a_failed_run_leaves_the_record_of_its_end(failed):
+    before = failed.run.log(0).read_bytes(), failed.run.failure(1).read_bytes()
+    outcome = failed.folder.hvdtrain("evaluate", failed.run.short_id, "--json")
+    assert outcome.code == 0, outcome.err
+    assert failed.run.state() == "failed"
+    assert (failed.run.log(0).read_bytes(), failed.run.failure(1).read_bytes()) == before
+
+
 def test_resume_continues_and_ends_with_the_same_bits(failed, done):
     failed.folder.repair()
     outcome = failed.folder.hvdtrain("run", "demo.yaml", "--resume")

@@ -27,6 +27,8 @@ def main() -> None:
     """Do this rank's part; any error ends the process with the code that says what happened."""
     arguments = parse()
     run = RunDir(arguments.run_dir)
+    if not trains(arguments):
+        run = run.aside()
     rank = 0
     stream = None
     try:
@@ -64,20 +66,24 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def trains(arguments: argparse.Namespace) -> bool:
+    """Tell whether this worker trains, or does something instead."""
+    return not any(getattr(arguments, name) for name in INSTEAD)
+
+
 def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     """Read the plan, wake up, do what was asked, and return the exit code."""
     if not run.plan.is_file():
         raise NotFoundError(f"{run.path}: no plan.json, so this is not a run directory")
     plan = Plan.read(run.plan)
-    trains = not any(getattr(arguments, name) for name in INSTEAD)
-    if run.finished.exists() and trains:
+    if run.finished.exists() and trains(arguments):
         console.say(f"{run.path} is finished; nothing is left to train")
         return int(ExitCode.OK)
     if plan.config["timeline"]:
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"  # Horovod looks for it when it wakes up
     world = wake_up(
         os.environ,
-        num_ranks=plan.num_ranks if trains else arguments.ranks,
+        num_ranks=plan.num_ranks if trains(arguments) else arguments.ranks,
         is_deterministic=plan.config["training"]["deterministic"],
         meet_in=run.path,
         cores_alone=plan.config["launch"]["cores_per_rank"],
@@ -89,7 +95,7 @@ def work(run: RunDir, arguments: argparse.Namespace, console: Console) -> int:
     if job.is_batch and not plan.config["measure"]:  # a measurement has no state to save
         listen(job)
     code = int(ExitCode.OK)
-    if trains:
+    if trains(arguments):
         describe_environment(job, world)
         code = train_or_stop(job)
     else:

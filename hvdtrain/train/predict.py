@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,6 @@ from hvdtrain.train.durable import fsync_path
 from hvdtrain.train.export import final_model
 from hvdtrain.train.job import Job
 from hvdtrain.train.restored import require_checkpoint
-
-YES_OR_NO = "binary_crossentropy"
 
 
 def predict(job: Job, source: Path, output: Path, header: str) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def predict(job: Job, source: Path, output: Path, header: str) -> dict[str, Any]
     inputs = agreed(job.comm, lambda: read_inputs(job, model, source))
     rows = inference.predict(model, inputs, job.comm, batch_size=job.plan.batch_size_per_replica, on_all_ranks=False)
     if job.comm.rank == 0:
-        write(output, content(rows, output, job.plan.config["loss"].lower(), header))
+        write(output, content(rows, output, Kind.of(job.plan.config), header))
     return {
         "path": str(output),
         "rows": user_code.count(inputs),
@@ -98,7 +99,7 @@ def read_arrays(source: Path) -> Any:
             return loaded
         with loaded as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserCodeError(f"{source}: is no file of NumPy arrays: {str(error).splitlines()[0]}") from error
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
@@ -109,7 +110,10 @@ def in_shape(rows: np.ndarray, model: keras.Model, source: Path) -> np.ndarray:
     Raises:
         UserCodeError: If they have another number of values.
     """
-    shape = model.input_shape[1:] if isinstance(model.input_shape, tuple) else ()
+    found = getattr(model, "input_shape", None)  # subclassed models have none, and several inputs make a list
+    if found is None:
+        return rows
+    shape = found[1:] if isinstance(found, tuple) else ()
     if None in shape or math.prod(shape) != rows.shape[1]:
         raise UserCodeError(
             f"{source}: has {rows.shape[1]} columns, and the model takes examples of shape {tuple(shape)}; data.inputs "
@@ -118,7 +122,30 @@ def in_shape(rows: np.ndarray, model: keras.Model, source: Path) -> np.ndarray:
     return rows.reshape(-1, *shape)
 
 
-def content(outputs: Any, output: Path, loss: str, header: str) -> bytes:
+@dataclass(frozen=True)
+class Kind:
+    """How outputs are to be understood: by the loss they were trained with.
+
+    Args:
+        loss: As configured, in lower case.
+        from_logits: Whether outputs are before the sigmoid or softmax.
+    """
+
+    loss: str
+    from_logits: bool = False
+
+    @property
+    def is_yes_or_no(self) -> bool:
+        """Whether each output answers a question of its own."""
+        return self.loss == "bce" or ("binary" in self.loss and "crossentropy" in self.loss)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Kind:
+        """Return that of a run's configuration."""
+        return cls(config["loss"].lower(), bool(config["loss_args"].get("from_logits")))
+
+
+def content(outputs: Any, output: Path, kind: Kind, header: str) -> bytes:
     """Return what the file will hold.
 
     Raises:
@@ -130,31 +157,35 @@ def content(outputs: Any, output: Path, loss: str, header: str) -> bytes:
         buffer = io.BytesIO()
         np.save(buffer, outputs)
         return buffer.getvalue()
-    answers = answers_of(outputs, loss)
+    answers = answers_of(outputs, kind)
     lines = [header, *(f"{number},{answer}" for number, answer in enumerate(answers, 1))]
     return ("\n".join(lines) + "\n").encode()
 
 
-def answers_of(outputs: np.ndarray, loss: str) -> list[int] | list[float]:
+def answers_of(outputs: np.ndarray, kind: Kind) -> list[int] | list[float]:
     """Return one answer for each row: the likeliest class, 1 for a yes, or the number.
 
     Raises:
         UserCodeError: If a row has several numbers that are no classes.
 
-    >>> answers_of(np.array([[0.1, 0.9], [0.8, 0.2]]), "sparse_categorical_crossentropy")
+    >>> answers_of(np.array([[0.1, 0.9], [0.8, 0.2]]), Kind("sparse_categorical_crossentropy"))
     [1, 0]
-    >>> answers_of(np.array([[0.4], [0.6]]), "binary_crossentropy")
+    >>> answers_of(np.array([[0.4], [0.6]]), Kind("binary_crossentropy"))
+    [0, 1]
+    >>> answers_of(np.array([[-0.1], [0.4]]), Kind("binary_crossentropy", from_logits=True))
     [0, 1]
     """
-    if outputs.ndim == 2 and outputs.shape[1] > 1 and "crossentropy" in loss:
+    if outputs.ndim == 2 and outputs.shape[1] > 1 and "crossentropy" in kind.loss and not kind.is_yes_or_no:
         return [int(answer) for answer in outputs.argmax(axis=1)]
     if outputs.size != len(outputs):
         raise UserCodeError(
-            f"outputs of shape {outputs.shape[1:]} under the loss {loss} are no single answer for each row, which a "
-            "CSV file takes; use --output NAME.npy"
+            f"outputs of shape {outputs.shape[1:]} under the loss {kind.loss} are no single answer for each row, which "
+            "a CSV file takes; use --output NAME.npy"
         )
     flat = outputs.reshape(-1)
-    return [int(yes) for yes in flat > 0.5] if loss == YES_OR_NO else [float(f"{one:.7g}") for one in flat]
+    if kind.is_yes_or_no:
+        return [int(yes) for yes in flat > (0.0 if kind.from_logits else 0.5)]
+    return [float(f"{one:.7g}") for one in flat]
 
 
 def write(output: Path, text: bytes) -> None:
