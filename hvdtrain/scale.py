@@ -46,8 +46,17 @@ def scale_here(question: Question, root: Path) -> int:
 
 
 def resume_here(study: StudyDir) -> int:
-    """Measure what a study on this machine is still missing."""
+    """Measure what a study on this machine is still missing.
+
+    Raises:
+        ConfigError: If its runs are batch jobs of a site.
+    """
     question, facts = study.question(), gather_facts()
+    if question.site is not None:
+        raise ConfigError(
+            f"--resume: the runs of study {study.short_id} are jobs of site {question.site}; see what they have found: "
+            f"hvdtrain scale --collect {study.short_id} [--wait]"
+        )
     prepared = {point: _prepared(question, point, facts, None) for point in points(question)}
     return _run_all(study, prepared)
 
@@ -82,8 +91,8 @@ def _run_missing(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
 
 def _finish(study: StudyDir) -> None:
     gather(study)
-    if not study.rows():
-        talk("nothing has been measured yet, so there is no report")
+    if not study.has_sizes():
+        talk("no number of ranks has been measured yet, so there is no report")
         return
     print(write_report(study))
     talk(f"\nreport: {nice_path(study.report)}\nstudy:  {nice_path(study.path)}")

@@ -11,9 +11,13 @@ import time
 import pytest
 
 from hvdtrain.bench.statistics import estimate
+from hvdtrain.errors import ConfigError
+from hvdtrain.scale import collect, resume_here
+from hvdtrain.study.expand import Point
 from hvdtrain.studydir import StudyDir, find_study
 from tests.browser import find_browser, open_page
 from tests.conftest import PROJECT, missing
+from tests.test_studydir import measured
 
 DIGITS = str(PROJECT / "configs" / "digits_cnn.yaml")
 QUICK = ("--seconds", "1", "--warmup-steps", "20", "--repeats", "1")
@@ -158,6 +162,26 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path):
     result = hvdtrain("scale", "--resume", study.short_id, cwd=tmp_path)
     assert len(find_study("", tmp_path / "studies").rows()) == 2
     assert "1/1" in result.stderr, "what was measured is not measured again"
+
+
+def test_jobs_of_a_site_are_not_run_here(tmp_path):
+    study = measured(tmp_path, site="far")
+    queued = study.run_of("c", Point("ranks", 2, 0))
+    queued.measurement.unlink()
+    study.measurements.unlink()
+    with pytest.raises(ConfigError, match=r"are jobs of site far; .*hvdtrain scale --collect abcdef"):
+        resume_here(study)
+    assert queued.plan.exists()
+
+
+def test_one_process_alone_is_no_report_yet(tmp_path, capsys):
+    study = measured(tmp_path)
+    for num_ranks in (1, 2):
+        study.run_of("c", Point("ranks", num_ranks, 0)).measurement.unlink()
+    study.measurements.unlink()
+    assert collect(study, wait=False) == 1
+    assert "no number of ranks has been measured yet" in capsys.readouterr().err
+    assert not study.report.exists()
 
 
 @pytest.mark.parametrize(
