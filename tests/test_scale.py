@@ -197,6 +197,7 @@ def test_one_process_alone_is_no_report_yet(tmp_path, capsys):
         (["compare", "a", "b"], "no study 'a'"),
         (["allreduce", "--sizes", "5"], "multiples of 4"),
         (["allreduce", "--ranks", "1"], "1"),
+        (["allreduce", "--out", "nowhere/found.json"], "there is no directory nowhere"),
     ],
 )
 def test_bad_input_is_explained_before_anything_starts(words, said, tmp_path):

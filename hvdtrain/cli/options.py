@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,19 @@ def numbers_of(text: str | None, allowed: str) -> tuple[int, ...]:
     if not found or found[0] < 1:
         raise click.BadParameter(f"{allowed}; got {text!r}")
     return tuple(found)
+
+
+def writable(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Return the file that is to be written, before what comes into it takes minutes to find.
+
+    Raises:
+        click.BadParameter: If its directory is not there, or must not be written to.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no directory {path.parent}; make it first, or give another file")
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"the directory {path.parent} cannot be written to; give another file")
+    return path
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
