@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from hvdtrain.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -142,6 +145,25 @@ def numbers_of(text: str | None, allowed: str) -> tuple[int, ...]:
     if not found or found[0] < 1:
         raise click.BadParameter(f"{allowed}; got {text!r}")
     return tuple(found)
+
+
+def refuse_beside(which: str, allowed: tuple[str, ...]) -> None:
+    """Refuse, beside an option with which a study goes on as it began, all but some others.
+
+    Raises:
+        ConfigError: If there are others on the command line.
+    """
+    context = click.get_current_context()
+    given = [
+        max(one.opts, key=len) if isinstance(one, click.Option) else one.human_readable_name
+        for one in context.command.params
+        if context.get_parameter_source(str(one.name)) is ParameterSource.COMMANDLINE
+    ]
+    others = [name for name in given if name not in (which, *allowed)]
+    if others:
+        raise ConfigError(
+            f"{which} takes {' and '.join(allowed)} alone: a study stays as it was asked for; got {', '.join(others)}"
+        )
 
 
 def writable(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
