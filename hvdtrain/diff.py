@@ -65,13 +65,22 @@ def _values(run: RunDir) -> Iterator[tuple[tuple[str, str], Any]]:
     yield from ((("plan", key), numbers[key]) for key in PLAN_NUMBERS)
     environment = read_json(run.environment)
     yield from ((("versions", k), v) for k, v in environment.items() if isinstance(v, str) and k != "strategy")
-    hosts = sorted({rank.get("host") for rank in environment.get("ranks", ())})
+    hosts = sorted(_hosts(environment))
     if hosts:
-        yield ("world", "hosts"), ", ".join(map(str, hosts))
+        yield ("world", "hosts"), ", ".join(hosts)
     yield ("results", "state"), run.state()
     summary = read_json(run.summary)
     yield from ((("results", key), summary[key]) for key in RESULTS if key in summary)
-    yield from ((("results", key), value) for key, value in summary.get("metrics", {}).items())
+    metrics = summary.get("metrics")
+    if isinstance(metrics, dict):
+        yield from ((("results", key), value) for key, value in metrics.items())
+
+
+def _hosts(environment: Mapping[str, Any]) -> set[str]:
+    """Return the hosts of all ranks; none where the file was damaged."""
+    ranks = environment.get("ranks")
+    found = ranks if isinstance(ranks, list) else []
+    return {str(rank.get("host")) for rank in found if isinstance(rank, dict)}
 
 
 def _flat(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -35,6 +35,8 @@ from hvdtrain.study.scaling_table import SizeRow, make_table
 from hvdtrain.studydir import StudyDir
 
 MIN_EFFICIENCY = 0.5
+# Of a bandwidth that an allreduce was measured to have; `Spread` has those of a data sheet's.
+MEASURED_WIRE_SHARE = (0.8, 1.0, 1.0)
 
 
 class NetworkFile(Section):
@@ -51,12 +53,14 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
     """Return, and keep in the study, what these numbers of ranks would do.
 
     Raises:
-        NotFoundError: If there is no such network or site.
-        ConfigError: If the study has measured nothing yet, or only one host and no network is named.
+        NotFoundError: If there is no such network or site, or the plan of the study's first run is gone.
+        ConfigError: If the study has measured no size yet, or only one host and no network is named.
     """
+    if not study.has_sizes():
+        raise ConfigError(
+            f"study {study.short_id} has measured no number of ranks yet; hvdtrain scale --collect {study.short_id}"
+        )
     rows = study.rows()
-    if not rows:
-        raise ConfigError(f"study {study.short_id} has measured nothing yet; hvdtrain scale --collect {study.short_id}")
     question, found = study.question(), make_table(study.question(), study.samples())
     largest = found.sizes[-1]
     chosen = load_network(network) if network is not None else measured_network(rows)
@@ -65,7 +69,7 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
         _, partition = profile.partition(None)
         chosen = dataclasses.replace(chosen, ranks_per_node=partition.gpus_per_node or 1)
     measured = next(row for row in rows if row["kind"] == RANKS and row["num_ranks"] == largest.num_ranks)
-    plan = read_json(study.run_of(study.read()["name"], points(question)[0]).plan)
+    plan = first_plan(study)
     workload, step_spread = workload_of(
         largest, measured["gradients"], num_groups=plan["config"]["horovod"]["num_groups"]
     )
@@ -75,7 +79,9 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
     batch = largest.global_batch_size / (1 if is_strong else largest.num_ranks)
     if is_strong:  # one rank would take as much longer as it has more examples
         workload = dataclasses.replace(workload, step_s=workload.step_s * largest.num_ranks)
-    spread = dataclasses.replace(Spread(), step=step_spread)
+    spread = Spread(step=step_spread)
+    if network is None:
+        spread = dataclasses.replace(spread, wire_share=MEASURED_WIRE_SHARE)
     arguments: dict[str, Any] = {
         "batch_size_per_rank": batch, "num_examples": num_examples, "spread": spread, "strong": is_strong,
     }  # fmt: skip
@@ -102,6 +108,22 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
     return outcome
 
 
+def first_plan(study: StudyDir) -> dict[str, Any]:
+    """Return the plan of a study's first run, of the baseline.
+
+    Raises:
+        NotFoundError: If it is gone, or damaged.
+    """
+    path = study.run_of(study.read()["name"], points(study.question())[0]).plan
+    plan = read_json(path)
+    if not plan:
+        raise NotFoundError(
+            f"{path} is gone or damaged, and only it says how many examples are trained on; measure a new study: "
+            "hvdtrain scale"
+        )
+    return plan
+
+
 def load_network(name: str) -> Network:
     """Return a preset, or the network that a YAML file describes.
 
@@ -117,6 +139,9 @@ def load_network(name: str) -> Network:
     if not Path(name).is_file():
         raise NotFoundError(f"network {name}: there is no such file")
     document = YamlFile(Path(name))
+    if not isinstance(document.data, dict):
+        keys = ", ".join(NetworkFile.model_fields)
+        raise ConfigError(document.problems([((), f"a network is a block of 'key: value' lines, of {keys}")]))
     try:
         own = NetworkFile.model_validate(document.data)
     except ValidationError as error:
@@ -171,11 +196,15 @@ def workload_of(
 
 
 def unexplained(row: SizeRow, workload: Workload, network: Network) -> float:
-    """Return what a measured step with other ranks takes beyond computing and what the model says for that size."""
+    """Return what a measured step with other ranks takes beyond computing and what the model says for that size.
+
+    The model is asked for the ranks as they were measured: those of one host are not joined by the network.
+    """
     if row.num_ranks == 1:
         return 0.0
     likely = dataclasses.replace(workload, jitter=Spread().jitter[1])
-    model = forecast_step(likely, network, row.num_ranks)
+    as_measured = dataclasses.replace(network, ranks_per_node=-(-row.num_ranks // row.num_nodes))
+    model = forecast_step(likely, as_measured, row.num_ranks)
     return max(0.0, 1e-3 * row.step_ms.median - model.step_s)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.study.ladder_table import Outcome, outcome_of
 from hvdtrain.study.rungs import Climb, Question
-from hvdtrain.studydir import ReportDir, named
+from hvdtrain.studydir import ReportDir, given_as_path, named, read_asked
 
 RUN = "run"
 
@@ -36,10 +37,16 @@ class LadderDir(ReportDir):
         return self.run(Climb(name, 0)).path / "look.npz"
 
     def question(self) -> Question:
-        """Return what was asked."""
-        found = read_json(self.question_file)["question"]
-        tuples = {key: tuple(found[key]) for key in ("examples_per_class", "curve_models")}
-        return Question(**{**found, **tuples})
+        """Return what was asked.
+
+        Raises:
+            CorruptError: If `ladder.json` is damaged.
+        """
+        return read_asked(self.question_file, lambda found: _question(found["question"]))
+
+
+def _question(data: dict[str, Any]) -> Question:
+    return Question(**{**data, **{key: tuple(data[key]) for key in ("examples_per_class", "curve_models")}})
 
 
 def find_ladder(name: str, root: Path) -> LadderDir:
@@ -48,8 +55,9 @@ def find_ladder(name: str, root: Path) -> LadderDir:
     Raises:
         NotFoundError: If there is none.
     """
-    if name and (Path(name) / "ladder.json").is_file():
-        return LadderDir(Path(name).resolve())
+    given = given_as_path(name, "ladder.json")
+    if given is not None:
+        return LadderDir(given)
     found = [LadderDir(path.parent) for path in root.glob("ladder/*/ladder.json")]
     return named("ladder", name, sorted(found, key=lambda ladder: ladder.path.name, reverse=True), root)
 

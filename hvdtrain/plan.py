@@ -103,11 +103,11 @@ class Plan:
 
         Raises:
             PlanError: If another version of hvdtrain wrote it.
-            CorruptError: If it is no plan.
+            CorruptError: If it is no plan, or cannot be read.
         """
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{path} is damaged ({type(error).__name__}: {error}); start a new run") from error
 
     def digest(self) -> str:

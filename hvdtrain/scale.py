@@ -20,7 +20,7 @@ from hvdtrain.measuring import run_measurement
 from hvdtrain.prepare import Prepared, new_run, new_run_name, prepare
 from hvdtrain.report import write_report
 from hvdtrain.sites import Site, load_site
-from hvdtrain.study.expand import Point, Question, cores_per_rank, overrides_of, points
+from hvdtrain.study.expand import RANKS, Point, Question, cores_per_rank, overrides_of, points
 from hvdtrain.studydir import StudyDir, gather, write_study
 from hvdtrain.submit import check, submit_run
 from hvdtrain.watch import active_runs
@@ -40,15 +40,23 @@ def scale_here(question: Question, root: Path) -> int:
         raise EnvironmentNotFitError(f"several ranks need Open MPI 4 or 5, found: {facts.mpi_found}")
     num_cores = facts.num_cores or max(question.ranks)
     question = dataclasses.replace(question, cores_per_rank=cores_per_rank(question.ranks, num_cores))
-    question = _with_global_batch(question, facts)
-    question, prepared = _alike(question, facts, None)
+    question, prepared = _alike(_with_batch(question, facts, None), facts, None)
     study = _new_study(root, question, prepared, machine=describe(facts))
     return _run_all(study, prepared)
 
 
 def resume_here(study: StudyDir) -> int:
-    """Measure what a study on this machine is still missing."""
+    """Measure what a study on this machine is still missing.
+
+    Raises:
+        ConfigError: If its runs are batch jobs of a site.
+    """
     question, facts = study.question(), gather_facts()
+    if question.site is not None:
+        raise ConfigError(
+            f"--resume: the runs of study {study.short_id} are jobs of site {question.site}; see what they have found: "
+            f"hvdtrain scale --collect {study.short_id} [--wait]"
+        )
     prepared = {point: _prepared(question, point, facts, None) for point in points(question)}
     return _run_all(study, prepared)
 
@@ -83,8 +91,8 @@ def _run_missing(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
 
 def _finish(study: StudyDir) -> None:
     gather(study)
-    if not study.rows():
-        talk("nothing has been measured yet, so there is no report")
+    if not study.has_sizes():
+        talk("no number of ranks has been measured yet, so there is no report")
         return
     print(write_report(study))
     talk(f"\nreport: {nice_path(study.report)}\nstudy:  {nice_path(study.path)}")
@@ -100,7 +108,7 @@ def scale_on_site(question: Question, site_name: str, root: Path, *, ranks_per_n
         ConfigError: If the site cannot run one of the sizes; nothing has been submitted then.
     """
     site = load_site(site_name, os.environ)
-    question = _on_site(_with_global_batch(question, assumed_facts()), site_name, site, ranks_per_node)
+    question = _with_batch(_on_site(question, site_name, site, ranks_per_node), assumed_facts(), site)
     question, prepared = _alike(question, assumed_facts(), site)
     for one in {point.num_ranks: one for point, one in prepared.items()}.values():
         check(one, root)
@@ -160,12 +168,19 @@ def _on_site(question: Question, name: str, site: Site, ranks_per_node: int | No
 # -- both ---------------------------------------------------------------------------------------
 
 
-def _with_global_batch(question: Question, facts: Facts) -> Question:
-    """Return the question with the global batch that stays: the configuration's own with its own ranks."""
-    if question.mode != "strong" or question.global_batch_size is not None:
+def _with_batch(question: Question, facts: Facts, site: Site | None) -> Question:
+    """Return the question with the batch that stays.
+
+    Strong scaling keeps the global one that the configuration has with its own ranks; weak scaling that of a rank,
+    where the configuration states a global one the baseline's share of it.
+    """
+    if question.mode == "strong":
+        own = prepare(question.config, facts, overrides=question.overrides)
+        return dataclasses.replace(question, global_batch_size=own.plan.global_batch_size)
+    if load_config(question.config, question.overrides).training.global_batch_size is None:
         return question
-    own = prepare(question.config, facts, overrides=question.overrides)
-    return dataclasses.replace(question, global_batch_size=own.plan.global_batch_size)
+    baseline = _prepared(question, Point(RANKS, question.baseline, 0), facts, site)
+    return dataclasses.replace(question, batch_size_per_replica=baseline.plan.batch_size_per_replica)
 
 
 def _alike(question: Question, facts: Facts, site: Site | None) -> tuple[Question, dict[Point, Prepared]]:

@@ -15,6 +15,7 @@ from hvdtrain.plan import Plan, make_plan
 from tests.conftest import CONFIG, PROJECT, missing
 
 HEAVY = ("tensorflow", "keras", "horovod", "mpi4py")
+HERE = ("--strategy", "mirrored", "--ranks", "1", "--set", "launch.num_devices=2")
 
 
 def modules_after(calls: list[list[str]], folder: Path) -> set[str]:
@@ -116,9 +117,30 @@ def test_wrong_numbers_are_found_before_a_run_directory_exists(hvdtrain, folder)
     assert not (folder / "runs").exists()
 
 
-# -- what is printed ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["plan", "demo.yaml", "--new-run", "--runs", "demo.yaml/runs"], "demo.yaml/runs"),
+        (["plan", "demo.yaml", "--new-run", "--runs", "/proc/runs"], "/proc/runs"),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_one_line(hvdtrain, folder, arguments, place):
+    code, out, err = hvdtrain(*arguments, *HERE)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"hvdtrain: {place}"), err
+    assert err.splitlines()[-1].endswith("; check this path, or give another one")
 
-HERE = ("--strategy", "mirrored", "--ranks", "1", "--set", "launch.num_devices=2")
+
+@pytest.mark.parametrize("arguments", [["schema"], ["plan", "demo.yaml", *HERE], ["list", "--json"]])
+def test_a_full_disk_below_the_output_has_its_exit_code(folder, arguments):
+    command = [sys.executable, "-m", "hvdtrain", *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert result.returncode == 73
+    assert result.stderr == "hvdtrain: No space left on device; free some space or choose another disk\n"
+
+
+# -- what is printed ----------------------------------------------------------------------------
 
 
 def test_plan_as_json(hvdtrain, folder):

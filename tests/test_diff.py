@@ -48,6 +48,16 @@ def test_people_read_one_line_per_difference(runs):
     assert line.split() == ["training.seed", "0", "7"]
 
 
+@pytest.mark.parametrize("damaged", [{"ranks": [1], "metrics": [1]}, {"ranks": 1, "metrics": None}])
+def test_what_is_damaged_is_not_there(runs, damaged):
+    for path in (runs[1].environment, runs[1].summary):
+        path.write_text(json.dumps(damaged))
+    code, out = diff("--json", *(str(run.path) for run in runs))
+    assert code == 1
+    second = {entry["key"]: entry["second"] for entry in json.loads(out)}
+    assert second["hosts"] == second["accuracy"] == second["keras"] == "(not there)"
+
+
 def test_equal_runs_give_exit_code_0(runs, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(runs[0].path, copy)

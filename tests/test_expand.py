@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hvdtrain.config_file import load_config
 from hvdtrain.facts import assumed_facts
 from hvdtrain.prepare import prepare
-from hvdtrain.scale import _alike
+from hvdtrain.scale import _alike, _with_batch
 from hvdtrain.study.expand import ONE_PROCESS, RANKS, Point, Question, cores_per_rank, overrides_of, points
 from tests.conftest import PROJECT
 
@@ -34,6 +34,13 @@ def test_weak_scaling_keeps_the_batch_of_a_rank():
         assert config.launch.num_ranks == point.num_ranks
         assert config.measure is not None
         assert config.measure.seconds == 10
+
+
+def test_weak_scaling_keeps_the_baselines_share_of_a_stated_global_batch():
+    stated = ("training.batch_size_per_replica=null", "training.global_batch_size=64")
+    question = _with_batch(replace(QUESTION, ranks=(2, 4), overrides=stated), assumed_facts(), None)
+    plans = {point.num_ranks: one.plan for point, one in _alike(question, assumed_facts(), None)[1].items()}
+    assert {ranks: plan.global_batch_size for ranks, plan in plans.items()} == {1: 32, 2: 64, 4: 128}
 
 
 def test_strong_scaling_keeps_the_global_batch():

@@ -53,6 +53,11 @@ def test_a_plan_survives_json():
         Plan.from_json(replace(plan, version=1).to_json())
 
 
+def test_a_plan_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(CorruptError, match=r"is damaged \(IsADirectoryError: "):
+        Plan.read(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}x", '{"version": 6}', "\x00\xff"])
 def test_a_damaged_plan_is_named(text, tmp_path):
     path = tmp_path / "plan.json"

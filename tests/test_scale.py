@@ -11,9 +11,13 @@ import time
 import pytest
 
 from hvdtrain.bench.statistics import estimate
+from hvdtrain.errors import ConfigError
+from hvdtrain.scale import collect, resume_here
+from hvdtrain.study.expand import Point
 from hvdtrain.studydir import StudyDir, find_study
 from tests.browser import find_browser, open_page
 from tests.conftest import PROJECT, missing
+from tests.test_studydir import measured
 
 DIGITS = str(PROJECT / "configs" / "digits_cnn.yaml")
 QUICK = ("--seconds", "1", "--warmup-steps", "20", "--repeats", "1")
@@ -160,6 +164,26 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path):
     assert "1/1" in result.stderr, "what was measured is not measured again"
 
 
+def test_jobs_of_a_site_are_not_run_here(tmp_path):
+    study = measured(tmp_path, site="far")
+    queued = study.run_of("c", Point("ranks", 2, 0))
+    queued.measurement.unlink()
+    study.measurements.unlink()
+    with pytest.raises(ConfigError, match=r"are jobs of site far; .*hvdtrain scale --collect abcdef"):
+        resume_here(study)
+    assert queued.plan.exists()
+
+
+def test_one_process_alone_is_no_report_yet(tmp_path, capsys):
+    study = measured(tmp_path)
+    for num_ranks in (1, 2):
+        study.run_of("c", Point("ranks", num_ranks, 0)).measurement.unlink()
+    study.measurements.unlink()
+    assert collect(study, wait=False) == 1
+    assert "no number of ranks has been measured yet" in capsys.readouterr().err
+    assert not study.report.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -168,11 +192,15 @@ def test_a_study_goes_on_where_it_was_interrupted(tmp_path):
         (["scale", DIGITS, "--ranks", "1,x"], "numbers of ranks"),
         (["scale", DIGITS, "--ranks", "0,2"], "numbers of ranks"),
         (["scale", DIGITS, "--ranks", "1,2", "--submit"], "--site"),
+        (["scale", DIGITS, "--ranks", "1,2", "--wait"], "--wait and --ranks-per-node are for batch jobs"),
+        (["scale", DIGITS, "--ranks", "1", "--collect", "x"], "a study stays as it was asked for; got CONFIG, --ranks"),
+        (["scale", "--resume", "x", "--repeats", "3", "--wait"], "was asked for; got --repeats, --wait"),
         (["scale", DIGITS, "--ranks", "1,4096"], "the data cannot fill one global batch"),
         (["scale", "nowhere.yaml", "--ranks", "1"], "nowhere.yaml"),
         (["compare", "a", "b"], "no study 'a'"),
         (["allreduce", "--sizes", "5"], "multiples of 4"),
         (["allreduce", "--ranks", "1"], "1"),
+        (["allreduce", "--out", "nowhere/found.json"], "there is no directory nowhere"),
     ],
 )
 def test_bad_input_is_explained_before_anything_starts(words, said, tmp_path):

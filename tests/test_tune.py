@@ -64,6 +64,12 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     assert (tmp_path / "mine.yaml").read_text() == "precious"
 
 
+def test_a_file_without_a_directory_is_refused_before_anything_is_measured(tmp_path):
+    result = tune("--out", "nowhere/t.yaml", cwd=tmp_path, code=2)
+    assert "'--out': there is no directory nowhere; make it first" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_mirrored_has_nothing_to_tune(tmp_path):
     result = tune("--strategy", "mirrored", "--ranks", "1", "--out", "t.yaml", cwd=tmp_path, code=2)
     assert "MirroredStrategy" in result.stderr

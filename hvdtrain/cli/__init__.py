@@ -5,6 +5,7 @@ Verbs are imported when they are called, so that `hvdtrain --help` is instant.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 
@@ -90,7 +91,10 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; turn every explained error into its message and exit code."""
     try:
-        code = cli.main(prog_name="hvdtrain", standalone_mode=False)  # click returns the code of `ctx.exit`
+        try:
+            code = cli.main(prog_name="hvdtrain", standalone_mode=False)  # click returns the code of `ctx.exit`
+        finally:
+            _flush()
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except click.ClickException as error:
         error.show()
@@ -103,5 +107,38 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader (head, less) went away; there is nobody left to tell.
-        sys.stderr.close()
+        _drop_output()
         sys.exit(ExitCode.OK)
+    except OSError as error:
+        _drop_output()
+        sys.exit(_refused(error))
+
+
+def _flush() -> None:
+    """Write what standard output still holds, while an error of it can be explained."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Forget what standard output does not take; Python would try it once more at its end."""
+    try:
+        _flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+
+
+def _refused(error: OSError) -> ExitCode:
+    """Say what the system refused, and return the exit code."""
+    from hvdtrain.rundir import NO_SPACE
+
+    place, reason = f"{error.filename}: " if error.filename else "", error.strerror or str(error)
+    if error.errno in NO_SPACE:
+        click.echo(f"hvdtrain: {place}{reason}; free some space or choose another disk", err=True)
+        return ExitCode.NO_SPACE
+    if place:
+        click.echo(f"hvdtrain: {place}{reason}; check this path, or give another one", err=True)
+        return ExitCode.CONFIG
+    click.echo(f"hvdtrain: the system refused something: {reason}; run: hvdtrain doctor", err=True)
+    return ExitCode.ENVIRONMENT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import json_option
+from hvdtrain.cli.options import json_option, writable
 from hvdtrain.errors import ExitCode
 
 
@@ -28,7 +28,8 @@ def sizes_of(context: click.Context, parameter: click.Parameter, text: str) -> l
               help="Bytes on each rank: a range, doubling, or a list with commas.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=0.1, show_default=True,
               help="Of each of the five trials of each size and way.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the numbers to this JSON file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), callback=writable,
+              help="Write the numbers to this JSON file.")  # fmt: skip
 @json_option
 def command(ranks: int, sizes: list[int], seconds: float, out: Path | None, as_json: bool) -> None:
     """Time an allreduce through Horovod, as gradients travel here, and through mpi4py, and fit a cost model.

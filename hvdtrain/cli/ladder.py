@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import sizes_of, studies_option
+from hvdtrain.cli.options import refuse_beside, sizes_of, studies_option
 from hvdtrain.errors import ConfigError
 
 
@@ -35,6 +35,7 @@ def command(ranks: int, seeds: str, models: str | None, sizes: tuple[int, ...], 
     from hvdtrain.study.rungs import BY_NAME, DATA, Question, seeds_of
 
     if resume is not None:
+        refuse_beside("--resume", ("--studies",))
         sys.exit(ladder.go_on(find_ladder(resume, root)))
     chosen = [name.strip() for name in models.split(",")] if models else list(BY_NAME)
     for name in chosen:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from hvdtrain.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -141,6 +145,38 @@ def numbers_of(text: str | None, allowed: str) -> tuple[int, ...]:
     if not found or found[0] < 1:
         raise click.BadParameter(f"{allowed}; got {text!r}")
     return tuple(found)
+
+
+def refuse_beside(which: str, allowed: tuple[str, ...]) -> None:
+    """Refuse, beside an option with which a study goes on as it began, all but some others.
+
+    Raises:
+        ConfigError: If there are others on the command line.
+    """
+    context = click.get_current_context()
+    given = [
+        max(one.opts, key=len) if isinstance(one, click.Option) else one.human_readable_name
+        for one in context.command.params
+        if context.get_parameter_source(str(one.name)) is ParameterSource.COMMANDLINE
+    ]
+    others = [name for name in given if name not in (which, *allowed)]
+    if others:
+        raise ConfigError(
+            f"{which} takes {' and '.join(allowed)} alone: a study stays as it was asked for; got {', '.join(others)}"
+        )
+
+
+def writable(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Return the file that is to be written, before what comes into it takes minutes to find.
+
+    Raises:
+        click.BadParameter: If its directory is not there, or must not be written to.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no directory {path.parent}; make it first, or give another file")
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"the directory {path.parent} cannot be written to; give another file")
+    return path
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

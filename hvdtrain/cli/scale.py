@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import ranks_of, studies_option
+from hvdtrain.cli.options import ranks_of, refuse_beside, studies_option
 from hvdtrain.errors import ConfigError
 
 
@@ -63,13 +63,17 @@ def command(
     if resume is not None and collect is not None:
         raise ConfigError("--resume runs what is missing, --collect only reports; give one of them")
     if resume is not None:
+        refuse_beside("--resume", ("--studies",))
         sys.exit(scale.resume_here(find_study(resume, root)))
     if collect is not None:
+        refuse_beside("--collect", ("--wait", "--studies"))
         sys.exit(scale.collect(find_study(collect, root), wait=wait))
     if config is None or not ranks:
         raise ConfigError("scale needs a configuration and --ranks; try: hvdtrain scale CONFIG --ranks 1,2")
     if submits and site is None:
         raise ConfigError("--submit needs to know the cluster: --site SITE")
+    if site is None and (wait or ranks_per_node is not None):
+        raise ConfigError("--wait and --ranks-per-node are for batch jobs; name the cluster: --site SITE")
     question = Question(
         config=config,
         ranks=ranks,

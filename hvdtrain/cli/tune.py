@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import changes_of, config_options, json_option
+from hvdtrain.cli.options import changes_of, config_options, json_option, writable
 from hvdtrain.errors import ConfigError, ExitCode
 
 
@@ -17,7 +17,7 @@ from hvdtrain.errors import ConfigError, ExitCode
 @click.option("--minutes", type=click.FloatRange(min=0.2), default=5.0, show_default=True,
               help="After this long no further run is started.")  # fmt: skip
 @click.option("--allow-rounding", is_flag=True, help="Try also what adds up in another order: other bits, as right.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), callback=writable,
               help="The tuned configuration; default: NAME_tuned.yaml beside CONFIG.")  # fmt: skip
 @json_option
 def command(

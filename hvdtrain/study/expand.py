@@ -24,6 +24,7 @@ class Question:
         overrides: `key=value` texts that change the configuration.
         cores_per_rank: Cores of each rank on this machine; None in batch jobs, where the site's layout says so.
         global_batch_size: The one that stays, of a strong-scaling study.
+        batch_size_per_replica: The one that stays, of a weak-scaling study whose configuration states a global one.
         steps_per_execution: The same at every size; None where the configuration gives them the same by itself.
         with_one_process: Whether one process on all cores is measured beside the ranks.
         site: Profile of the cluster, for batch jobs.
@@ -41,6 +42,7 @@ class Question:
     overrides: tuple[str, ...] = ()
     cores_per_rank: int | None = None
     global_batch_size: int | None = None
+    batch_size_per_replica: int | None = None
     steps_per_execution: int | None = None
     with_one_process: bool = True
     site: str | None = None
@@ -108,9 +110,17 @@ def overrides_of(question: Question, point: Point) -> list[str]:
         changes.append(f"launch.cores_per_rank={question.cores_per_rank}")
     if question.steps_per_execution is not None:
         changes.append(f"training.steps_per_execution={question.steps_per_execution}")
-    if question.mode == "strong":
-        changes += ["training.batch_size_per_replica=null", f"training.global_batch_size={question.global_batch_size}"]
+    changes += _batch(question)
     return changes + (_on_nodes(question, point) if question.site is not None else [])
+
+
+def _batch(question: Question) -> list[str]:
+    """Return what keeps the batch: the global one, or that of a rank where the configuration states a global one."""
+    if question.mode == "strong":
+        return ["training.batch_size_per_replica=null", f"training.global_batch_size={question.global_batch_size}"]
+    if question.batch_size_per_replica is None:
+        return []
+    return ["training.global_batch_size=null", f"training.batch_size_per_replica={question.batch_size_per_replica}"]
 
 
 def _on_nodes(question: Question, point: Point) -> list[str]:

@@ -14,10 +14,10 @@ from typing import Any
 from hvdtrain.errors import ConfigError, ExitCode
 from hvdtrain.jobs import first_failure
 from hvdtrain.metrics import EPOCH_FIELDS, read_records
-from hvdtrain.rundir import RunDir, read_json, write_text
+from hvdtrain.rundir import RunDir, write_text
 from hvdtrain.study.sweep_space import Rung, Trial
 from hvdtrain.study.sweep_table import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Outcome, Sweep, with_dropped
-from hvdtrain.studydir import ReportDir, named
+from hvdtrain.studydir import ReportDir, given_as_path, named, read_asked
 
 FILE = "sweep.json"
 
@@ -50,16 +50,23 @@ class SweepDir(ReportDir):
         return self.run(sweep, trial).path / "evaluation.json"
 
     def sweep(self) -> Sweep:
-        """Return what was asked."""
-        found = read_json(self.file)["sweep"]
-        return Sweep(
-            **{
-                **found,
-                "trials": tuple(Trial(**trial) for trial in found["trials"]),
-                "stages": tuple(Rung(**stage) for stage in found["stages"]),
-                "notes": tuple(found["notes"]),
-            }
-        )
+        """Return what was asked.
+
+        Raises:
+            CorruptError: If `sweep.json` is damaged.
+        """
+        return read_asked(self.file, lambda found: _sweep(found["sweep"]))
+
+
+def _sweep(data: dict[str, Any]) -> Sweep:
+    return Sweep(
+        **{
+            **data,
+            "trials": tuple(Trial(**trial) for trial in data["trials"]),
+            "stages": tuple(Rung(**stage) for stage in data["stages"]),
+            "notes": tuple(data["notes"]),
+        }
+    )
 
 
 def write_sweep(directory: SweepDir, sweep: Sweep, **facts: Any) -> None:
@@ -113,8 +120,9 @@ def find_sweep(name: str, root: Path) -> SweepDir:
     Raises:
         NotFoundError: If there is none.
     """
-    if name and (Path(name) / FILE).is_file():
-        return SweepDir(Path(name).resolve())
+    given = given_as_path(name, FILE)
+    if given is not None:
+        return SweepDir(given)
     found = [SweepDir(path.parent.resolve()) for path in root.glob(f"*/*/{FILE}")]
     return named("sweep", name, sorted(found, key=lambda one: one.path.name, reverse=True), root)
 
