@@ -123,6 +123,38 @@ def test_what_is_not_in_the_queue_is_said_so(slurm):
     assert "not in the queue" in result.stderr
 
 
+def make_array(folder: Path) -> list[RunDir]:
+    """Return the runs of an array of which one task has ended, two run and two wait."""
+    states = ("COMPLETED", "RUNNING", "RUNNING", "PENDING", "PENDING")
+    (folder / "queue").write_text("".join(f"7_{i}|{state}|None\n" for i, state in enumerate(states)))
+    return [make_run(folder / "runs", f"abcdef.{i}", f"7_{i}") for i in range(len(states))]
+
+
+def test_an_array_is_cancelled_though_some_of_its_tasks_have_ended(slurm):
+    runs = make_array(slurm)
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 0, result.stderr
+    assert [run.stop.is_file() for run in runs] == [False, True, True, False, False]
+    assert [line.partition(" ")[0] for line in asked(slurm)] == ["squeue", "scancel", "scancel"]
+
+
+def test_a_refusal_for_one_task_keeps_no_other_from_being_cancelled(slurm):
+    make_array(slurm)
+    (slurm / "tools" / "scancel").write_text(STUB.replace("exit ${", '[ "$1" = 7_4 ] || exit 1\nexit ${'))
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 3
+    assert "job 7_3: scancel refuses" in result.stderr
+    assert "job 7_4 is cancelled" in result.stderr
+
+
+def test_an_array_that_has_ended_is_said_to_be_gone(slurm):
+    make_array(slurm)
+    (slurm / "queue").write_text("7_0|COMPLETED|None\n")
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 4
+    assert "not in the queue" in result.stderr
+
+
 def test_a_run_without_a_job_cannot_be_cancelled_or_queued_again(slurm):
     make_run(slurm / "runs", "abcdef")
     for verb in ("cancel", "requeue"):
