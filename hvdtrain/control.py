@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
 from hvdtrain.jobs import first_failure
 from hvdtrain.rundir import RunDir, write_text
@@ -62,7 +63,7 @@ def requeue(run: RunDir) -> str:
     except EnvironmentNotFitError as error:
         raise EnvironmentNotFitError(
             f"{error}. A job that has ended some time ago cannot be queued again; submit a new one for the same run: "
-            f"hvdtrain submit --resume {run.short_id}"
+            f"hvdtrain submit --resume {name_of(run)}"
         ) from error
     return f"job {job_id} is queued again; it resumes from the newest checkpoint"
 
@@ -83,7 +84,7 @@ def _active_jobs(runs: Sequence[RunDir]) -> dict[RunDir, QueueEntry]:
     active = {run: entry for run, entry in found.items() if entry.is_active}
     if not active:
         shown = ", ".join(f"job {job_id} of {run.short_id}" for run, job_id in list(jobs.items())[:5])
-        raise NotFoundError(f"not in the queue (any more): {shown}; hvdtrain why {runs[0].short_id}")
+        raise NotFoundError(f"not in the queue (any more): {shown}; hvdtrain why {name_of(runs[0])}")
     return active
 
 
@@ -108,6 +109,7 @@ def evidence_of(run: RunDir) -> Evidence:
         exit_code=code or None,
         stop=stop,
         failure=failure,
+        is_local=job_id is None,
         job=job,
         log="\n".join(of_last_start(tail(log)) for log in logs if log.is_file()),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.config_file import YamlFile
 from hvdtrain.config_problems import complaints
 from hvdtrain.config_types import PositiveFloat, PositiveInt, Section, Text
@@ -56,7 +57,7 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
     """
     rows = study.rows()
     if not rows:
-        raise ConfigError(f"study {study.short_id} has measured nothing yet; hvdtrain scale --collect {study.short_id}")
+        raise ConfigError(f"study {study.short_id} has measured nothing yet; hvdtrain scale --collect {name_of(study)}")
     question, found = study.question(), make_table(study.question(), study.samples())
     largest = found.sizes[-1]
     chosen = load_network(network) if network is not None else measured_network(rows)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hvdtrain.cli.show import go_on, name_of
+from hvdtrain.jobs import start
 from hvdtrain.rundir import RunDir
+from hvdtrain.studydir import StudyDir
 from hvdtrain.watch import statuses
 from tests.conftest import PROJECT
 
@@ -191,6 +194,33 @@ def test_logs_show_the_jobs_log_or_a_ranks(slurm):
     run.log(1).write_text("of rank 1\n")
     assert hvdtrain(slurm, "logs", "abcdef").stdout == "of the job\n"
     assert hvdtrain(slurm, "logs", "abcdef", "--rank", "1").stdout == "of rank 1\n"
+
+
+@pytest.mark.parametrize(("code", "cause"), [(143, "it was told to end"), (9, "exit code 9")])
+def test_a_run_that_ends_here_leaves_its_exit_code_for_why_and_logs(slurm, code, cause):
+    run = make_run(slurm / "runs", "abcdef")
+    run.script.write_text(f"exit {code}\n")
+    assert start(run) == code
+    assert run.exit_code() == code
+    assert hvdtrain(slurm, "logs", "abcdef", "--follow").returncode == 0
+    assert cause in hvdtrain(slurm, "why", "abcdef").stdout
+
+
+def test_hints_continue_a_run_where_it_was_started(slurm):
+    local, job = make_run(slurm / "runs", "aaaaaa", EXIT="75\n"), make_run(slurm / "runs", "bbbbbb", "7", EXIT="75\n")
+    assert "hvdtrain run --resume aaaaaa goes on" in hvdtrain(slurm, "why", local.short_id).stdout
+    assert "hvdtrain submit --resume bbbbbb goes on" in hvdtrain(slurm, "why", job.short_id).stdout
+    fix = json.loads(hvdtrain(slurm, "why", local.short_id, "--json").stdout)["fix"]
+    assert "hvdtrain run --resume aaaaaa goes on" in fix
+
+
+def test_a_name_in_a_hint_is_found_without_the_option_that_says_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert name_of(make_run(tmp_path / "runs", "aaaaaa")) == "aaaaaa"
+    assert name_of(make_run(tmp_path / "my other", "aaaaaa")) == "'my other/digits/20260101-000000-aaaaaa'"
+    assert name_of(StudyDir(tmp_path / "studies" / "x" / "20260101-000000-aaaaaa")) == "aaaaaa"
+    assert name_of(StudyDir(tmp_path / "runs" / "x" / "20260101-000000-aaaaaa")) == "runs/x/20260101-000000-aaaaaa"
+    assert go_on(make_run(tmp_path / "others", "bbbbbb")).endswith("run --resume others/digits/20260101-000000-bbbbbb")
 
 
 def test_following_ends_with_the_job_whose_last_words_come_after_the_run(slurm):

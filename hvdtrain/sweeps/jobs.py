@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvdtrain.cli.options import Changes
-from hvdtrain.cli.show import nice_path, talk
+from hvdtrain.cli.show import name_of, nice_path, talk
 from hvdtrain.errors import ConfigError, ExitCode
 from hvdtrain.facts import assumed_facts
 from hvdtrain.lint import charge_text
@@ -80,8 +80,8 @@ def sweep_on_site(
         return go_on(directory, wait=True, as_json=as_json)
     talk(f"watch: hvdtrain status --runs {nice_path(directory.runs)}")
     if sweep.stages:
-        talk(f"the next stage, when this one has ended: hvdtrain sweep --resume {directory.short_id}")
-    talk(f"table and report: hvdtrain sweep --collect {directory.short_id}")
+        talk(f"the next stage, when this one has ended: hvdtrain sweep --resume {name_of(directory)}")
+    talk(f"table and report: hvdtrain sweep --collect {name_of(directory)}")
     print(directory.short_id)
     return int(ExitCode.OK)
 
@@ -117,7 +117,7 @@ def collect(directory: SweepDir, *, wait: bool, as_json: bool) -> int:
     say_report(directory, as_json=as_json, active=active)
     found = outcomes(directory, sweep, active)
     if not active and to_do(sweep, found, retries=False):
-        talk(f"some trials are not done: hvdtrain sweep --resume {directory.short_id}")
+        talk(f"some trials are not done: hvdtrain sweep --resume {name_of(directory)}")
     return 1 if any(one.state == FAILED and not one.is_final for one in found) else int(ExitCode.OK)
 
 
