@@ -225,8 +225,14 @@ def user_script(words: Sequence[str], facts: Facts, *, num_ranks: int, launcher:
     """Return the script for a user's own command.
 
     Raises:
+        ConfigError: If the launcher starts no such command.
         EnvironmentNotFitError: If several ranks are asked for and there is no Open MPI.
     """
+    if launcher not in ("auto", "mpirun", "none"):
+        raise ConfigError(
+            f"--launcher {launcher} starts the ranks of a configuration; for a command of your own there are auto, "
+            "mpirun and none"
+        )
     if launcher == "none" and num_ranks > 1:
         raise EnvironmentNotFitError(f"--launcher none starts one process; got --ranks {num_ranks}")
     chosen = "none" if launcher == "none" or (num_ranks == 1 and launcher == "auto") else facts.mpi

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from hvdtrain.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +36,26 @@ class Changes:
 
     overrides: tuple[str, ...]
     options: tuple[str, ...]
+
+
+def refuse_others(context: click.Context, allowed: Collection[str], rule: str) -> None:
+    """Refuse what the command line gives and the command would ignore.
+
+    Args:
+        context: Of the command.
+        allowed: Names of the parameters that count.
+        rule: What is allowed, in words.
+
+    Raises:
+        ConfigError: If anything else is given.
+    """
+    ignored = [
+        one.opts[-1] if isinstance(one, click.Option) else str(context.params[one.name or ""])
+        for one in context.command.params
+        if one.name not in allowed and context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if ignored:
+        raise ConfigError(f"{rule}; got {', '.join(ignored)}")
 
 
 def changes_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -86,9 +87,11 @@ def sweep_on_site(
     return int(ExitCode.OK)
 
 
-def go_on(directory: SweepDir, *, wait: bool, as_json: bool) -> int:
+def go_on(directory: SweepDir, *, width: int | None = None, wait: bool, as_json: bool) -> int:
     """Submit what a sweep is missing and is not in the queue, stage after stage with `wait`; return the exit code."""
     sweep, submitted = directory.sweep(), set[tuple[int, int | None]]()
+    if width is not None:
+        sweep = dataclasses.replace(sweep, width=width)
     site = load_site(read_json(directory.file)["profile"], os.environ)
     while True:
         active = active_trials(directory, sweep)
