@@ -126,6 +126,7 @@ def new_run_name() -> str:
 
 def run_of_job(prepared: Prepared, root: Path, run_id: str) -> RunDir:
     """Return the run directory of a batch job, made at its first start."""
+    run_id = run_id.replace("-", "_")  # a short id ends at the last dash, and PBS names servers: 12.pbs-01
     for run in find_runs(root):
         if run.short_id == run_id:
             return run
