@@ -97,6 +97,12 @@ def test_markdown_has_a_rule_below_its_head():
     assert "|" not in table(("x", "y"), [("1", "22")], markdown=False)
 
 
+def test_no_text_leaves_its_cell():
+    lines = table(("a|b",), [("1\n2",), ("c|d",)], markdown=True).splitlines()
+    assert lines == [r"| a\|b |", "|------|", "| 1 2  |", r"| c\|d |"]
+    assert table(("a|b",), [], markdown=False) == "a|b"
+
+
 def test_throughput_tables_hold_ratio_target_and_speeds():
     speeds = {"hvdtrain": 99.0, "ceiling": 100.0}
     rows = [row(number, arm, "cnn", speed) for number in range(3) for arm, speed in speeds.items()]
