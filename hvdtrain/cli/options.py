@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +68,17 @@ def changes_of(
     site: str | None = None,
     nodes: int | None = None,
 ) -> Changes:
-    """Return the changes that these options make; named options win over --set."""
+    """Return the changes that these options make; named options win over --set.
+
+    Their values are quoted, because overrides are read as YAML, in which a site `2024` is a number.
+
+    >>> changes_of(2, None, None, (), site="2024").overrides
+    ('launch.num_ranks=2', 'slurm.site="2024"')
+    """
     named = {"ranks": ranks, "strategy": strategy, "launcher": launcher, "site": site, "nodes": nodes}
-    given = {name: str(value) for name, value in named.items() if value is not None}
-    overrides = [*settings, *(f"{KEYS[name]}={value}" for name, value in given.items())]
-    options = [token for name, value in given.items() for token in (f"--{name}", value)]
+    given = {name: value for name, value in named.items() if value is not None}
+    overrides = [*settings, *(f"{KEYS[name]}={json.dumps(value, ensure_ascii=False)}" for name, value in given.items())]
+    options = [token for name, value in given.items() for token in (f"--{name}", str(value))]
     options += [token for setting in settings for token in ("--set", setting)]
     return Changes(tuple(overrides), tuple(options))
 
