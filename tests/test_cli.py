@@ -75,6 +75,7 @@ def test_light_verbs_never_import_tensorflow(folder):
         (["run"], 2, "run needs a configuration, or -- and a command"),
         (["run", "my.py"], 2, "write: hvdtrain run --ranks N -- python my.py"),
         (["run", "demo.yaml", "x"], 2, "run takes one configuration; got 2 words: demo.yaml x"),
+        (["submit", "demo.yaml", "x"], 2, "submit takes one configuration; got 2 words: demo.yaml x\n"),
         (["run", "nope.yaml"], 2, "nope.yaml: there is no such file"),
         (["plan", "nope.yaml"], 2, "nope.yaml: there is no such file"),
         (["render", "nope\n.yaml"], 2, "nope\\n.yaml: there is no such file"),

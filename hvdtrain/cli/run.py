@@ -105,10 +105,8 @@ def one_config(words: tuple[str, ...], verb: str = "run", resume: str | None = N
         raise ConfigError(f"{verb} needs a configuration{command}; try: hvdtrain {verb} configs/digits_cnn.yaml")
     if len(words) > 1:
         hint = shlex.join(words)
-        raise ConfigError(
-            f"run takes one configuration; got {len(words)} words: {hint}. For a command of your own write: "
-            f"hvdtrain run --ranks N -- {hint}"
-        )
+        own = f". For a command of your own write: hvdtrain run --ranks N -- {hint}" if verb == "run" else ""
+        raise ConfigError(f"{verb} takes one configuration; got {len(words)} words: {hint}{own}")
     if words[0].endswith(".py"):
         raise ConfigError(
             f"{words[0]} is a script, not a configuration; write: hvdtrain run --ranks N -- python {words[0]}"
