@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hvdtrain.cli import VERBS
 from hvdtrain.config import Config
 from hvdtrain.facts import Facts
 from hvdtrain.plan import Plan, make_plan
+from hvdtrain.rundir import RunDir
 from tests.conftest import CONFIG, PROJECT, missing
 
 HEAVY = ("tensorflow", "keras", "horovod", "mpi4py")
@@ -154,6 +156,27 @@ def test_plan_can_make_a_run_directory_and_list_shows_it(hvdtrain, folder):
     assert (row["name"], row["state"], row["ranks"]) == ("demo", "unfinished", 1)
     assert (folder / row["path"]) == run
     assert row["id"] in hvdtrain("list")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "verb", "alone"),
+    [
+        (HERE, "run", []),
+        (("--site", "bridges2", "--set", "slurm.array=0-3"), "submit", ["--set", "slurm.array=null"]),
+    ],
+)
+def test_the_command_of_a_run_repeats_it(hvdtrain, folder, monkeypatch, tmp_path_factory, options, verb, alone):
+    run = RunDir(Path(hvdtrain("plan", "demo.yaml", "--set", "training.seed=5", "--new-run", *options)[1].strip()))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    words = shlex.split(run.command.read_text())
+    assert words[:5] == ["cd", str(folder), "&&", "hvdtrain", verb]
+    code, out, err = hvdtrain("plan", *words[5:], "--json", *(["--site", "bridges2"] if alone else []))
+    assert code == 0, err
+    again, before = json.loads(out), json.loads(run.plan.read_text())
+    assert words[6:] == alone
+    assert again["config"].pop("slurm")["array"] is None
+    before["config"].pop("slurm")
+    assert again == before
 
 
 def test_list_of_nothing_says_how_to_begin(hvdtrain, folder):
