@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
 from hvdtrain.jobs import first_failure
 from hvdtrain.rundir import RunDir, write_text
@@ -14,23 +16,35 @@ from hvdtrain.why import Evidence
 TAIL_BYTES = 65_536
 
 
-def cancel(run: RunDir, *, at_once: bool) -> str:
-    """Stop a run's job, and return what was done in words.
+def cancel(runs: Sequence[RunDir], *, at_once: bool) -> Iterator[str]:
+    """Stop the jobs of runs that are in the queue, and yield what was done with each in words.
+
+    Those that have ended are passed over. A refusal keeps none of the others from being stopped; it is raised last.
 
     Args:
-        run: The run.
+        runs: One run, or those of an array.
         at_once: Without waiting for a save; ranks that are told in time still make one.
 
     Raises:
-        NotFoundError: If the run has no job in the queue.
-        EnvironmentNotFitError: If Slurm refuses.
+        NotFoundError: If none of the runs has a job in the queue.
+        EnvironmentNotFitError: If the scheduler refuses.
     """
-    job_id, entry = _active_job(run)
+    refusals = []
+    for run, entry in _active_jobs(runs).items():
+        try:
+            yield _cancel(run, entry, at_once=at_once)
+        except EnvironmentNotFitError as error:
+            refusals.append(f"job {entry.job_id}: {error}")
+    if refusals:
+        raise EnvironmentNotFitError("; ".join(refusals))
+
+
+def _cancel(run: RunDir, entry: QueueEntry, *, at_once: bool) -> str:
     if entry.state == "RUNNING" and not at_once:
-        write_text(run.stop, f"cancel {job_id}\n")
-        return f"job {job_id} was asked to stop: it saves its state and ends (--now: at once)"
-    SCHEDULERS[run.scheduler()].cancel(job_id)
-    return f"job {job_id} is cancelled"
+        write_text(run.stop, f"cancel {entry.job_id}\n")
+        return f"job {entry.job_id} was asked to stop: it saves its state and ends (--now: at once)"
+    SCHEDULERS[run.scheduler()].cancel(entry.job_id)
+    return f"job {entry.job_id} is cancelled"
 
 
 def requeue(run: RunDir) -> str:
@@ -49,7 +63,7 @@ def requeue(run: RunDir) -> str:
     except EnvironmentNotFitError as error:
         raise EnvironmentNotFitError(
             f"{error}. A job that has ended some time ago cannot be queued again; submit a new one for the same run: "
-            f"hvdtrain submit --resume {run.short_id}"
+            f"hvdtrain submit --resume {name_of(run)}"
         ) from error
     return f"job {job_id} is queued again; it resumes from the newest checkpoint"
 
@@ -63,14 +77,15 @@ def _job_of(run: RunDir) -> str:
     return job_id
 
 
-def _active_job(run: RunDir) -> tuple[str, QueueEntry]:
-    job_id = _job_of(run)
-    entry = SCHEDULERS[run.scheduler()].queue().get(job_id)
-    if entry is None or not entry.is_active:
-        raise NotFoundError(
-            f"job {job_id} of {run.short_id} is not in the queue (any more): hvdtrain why {run.short_id}"
-        )
-    return job_id, entry
+def _active_jobs(runs: Sequence[RunDir]) -> dict[RunDir, QueueEntry]:
+    jobs = {run: _job_of(run) for run in runs}
+    queues = {name: SCHEDULERS[name].queue() for name in {run.scheduler() for run in runs}}
+    found = {run: entry for run, job_id in jobs.items() if (entry := queues[run.scheduler()].get(job_id)) is not None}
+    active = {run: entry for run, entry in found.items() if entry.is_active}
+    if not active:
+        shown = ", ".join(f"job {job_id} of {run.short_id}" for run, job_id in list(jobs.items())[:5])
+        raise NotFoundError(f"not in the queue (any more): {shown}; hvdtrain why {name_of(runs[0])}")
+    return active
 
 
 def evidence_of(run: RunDir) -> Evidence:
@@ -94,6 +109,7 @@ def evidence_of(run: RunDir) -> Evidence:
         exit_code=code or None,
         stop=stop,
         failure=failure,
+        is_local=job_id is None,
         job=job,
         log="\n".join(of_last_start(tail(log)) for log in logs if log.is_file()),
     )

@@ -55,8 +55,10 @@ def read_table(path: Path) -> Table:
 
 
 def _rows(path: Path, content: bytes, width: int, first: int) -> np.ndarray:
+    # Numbers are ASCII; a header that is left out may hold letters in any encoding, and a byte order mark.
+    encoding = "latin-1" if first else "utf-8-sig"
     try:
-        rows = np.loadtxt(path, np.float32, comments=None, delimiter=",", skiprows=first, ndmin=2, encoding="utf-8-sig")
+        rows = np.loadtxt(path, np.float32, comments=None, delimiter=",", skiprows=first, ndmin=2, encoding=encoding)
     except ValueError as error:
         raise _complaint(path, content, width, first) from error
     if rows.shape != (content.count(b"\n") + 1 - first, width):

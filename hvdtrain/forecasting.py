@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.config_file import YamlFile
 from hvdtrain.config_problems import complaints
 from hvdtrain.config_types import PositiveFloat, PositiveInt, Section, Text
@@ -58,7 +59,7 @@ def forecast_study(study: StudyDir, ranks: Sequence[int], *, network: str | None
     """
     if not study.has_sizes():
         raise ConfigError(
-            f"study {study.short_id} has measured no number of ranks yet; hvdtrain scale --collect {study.short_id}"
+            f"study {study.short_id} has measured no number of ranks yet; hvdtrain scale --collect {name_of(study)}"
         )
     rows = study.rows()
     question, found = study.question(), make_table(study.question(), study.samples())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hvdtrain.cli.options import Changes
-from hvdtrain.cli.show import ledger_text, nice_path, talk
+from hvdtrain.cli.show import go_on, ledger_text, name_of, nice_path, program, talk
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
 from hvdtrain.prepare import make_ready_again, new_run, prepare
 from hvdtrain.resuming import continued, resumable_run
-from hvdtrain.rundir import RunDir, find_run, read_json
+from hvdtrain.rundir import RUNS, RunDir, find_run, read_json, write_text
 from hvdtrain.runner import execute, rank_environment
 from hvdtrain.watch import refuse_active
 
@@ -63,7 +64,10 @@ def start(run: RunDir) -> int:
     """Execute a run's script, see it through, tell the outcome, and return the exit code."""
     with open(run.launcher_log, "wb") as noise:
         code = execute([bash(), str(run.script), str(run.path)], environ=rank_environment(environ_now()), noise=noise)
-    return outcome(run, code)
+    code = outcome(run, code)
+    if code and run.exit_code() is None:
+        write_text(run.exit, f"{code}\n")
+    return code
 
 
 def outcome(run: RunDir, code: int) -> int:
@@ -136,25 +140,20 @@ def success_text(run: RunDir) -> str:
     lines += [
         f"  checkpoint:  {_newest_checkpoint(run)}",
         f"  logs:        {nice_path(run.logs)}",
-        f"  next:        {program()} evaluate {run.short_id}",
-        f"               {program()} list",
+        f"  next:        {program()} evaluate {name_of(run)}",
+        f"               {program()} list{_elsewhere(run)}",
     ]
     return "\n".join(lines)
+
+
+def _elsewhere(run: RunDir) -> str:
+    root = run.path.parent.parent
+    return "" if root.resolve() == Path(RUNS).resolve() else f" --runs {shlex.quote(nice_path(root))}"
 
 
 def stand_in_words(result: Mapping[str, Any]) -> str:
     """Return what must be said of results on made-up data."""
     return f"trained and tested on made-up data that stand in for {result['stand_in_for']}"
-
-
-def program() -> str:
-    """Return how this command can be typed again: `hvdtrain` if it is on PATH, else where it lies."""
-    return "hvdtrain" if shutil.which("hvdtrain") else nice_path(Path(sys.argv[0]))
-
-
-def go_on(run: RunDir) -> str:
-    """Return the command that continues a run, here or as a batch job."""
-    return f"{program()} {'submit' if run.job_id() else 'run'} --resume {run.short_id}"
 
 
 def _words(name: str, part: str) -> str:
@@ -226,8 +225,14 @@ def user_script(words: Sequence[str], facts: Facts, *, num_ranks: int, launcher:
     """Return the script for a user's own command.
 
     Raises:
+        ConfigError: If the launcher starts no such command.
         EnvironmentNotFitError: If several ranks are asked for and there is no Open MPI.
     """
+    if launcher not in ("auto", "mpirun", "none"):
+        raise ConfigError(
+            f"--launcher {launcher} starts the ranks of a configuration; for a command of your own there are auto, "
+            "mpirun and none"
+        )
     if launcher == "none" and num_ranks > 1:
         raise EnvironmentNotFitError(f"--launcher none starts one process; got --ranks {num_ranks}")
     chosen = "none" if launcher == "none" or (num_ranks == 1 and launcher == "auto") else facts.mpi

@@ -13,7 +13,7 @@ import yaml
 from hvdtrain._version import __version__
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
-from hvdtrain.cli.show import command_line, duration, nice_path, talk
+from hvdtrain.cli.show import command_line, duration, name_of, nice_path, talk
 from hvdtrain.data_files import DATA_SETS
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
@@ -72,7 +72,7 @@ def go_on(ladder: LadderDir) -> int:
     except KeyboardInterrupt:  # between two trainings
         code = int(ExitCode.INTERRUPTED)
     if code == ExitCode.INTERRUPTED:
-        talk(f"stopped; go on: hvdtrain ladder --resume {ladder.short_id}")
+        talk(f"stopped; go on: hvdtrain ladder --resume {name_of(ladder)}")
     print(write_report(ladder))
     talk(f"\nreport: {nice_path(ladder.report)}" if ladder.report.exists() else "")
     return code

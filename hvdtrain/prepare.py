@@ -126,6 +126,7 @@ def new_run_name() -> str:
 
 def run_of_job(prepared: Prepared, root: Path, run_id: str) -> RunDir:
     """Return the run directory of a batch job, made at its first start."""
+    run_id = run_id.replace("-", "_")  # a short id ends at the last dash, and PBS names servers: 12.pbs-01
     for run in find_runs(root):
         if run.short_id == run_id:
             return run
@@ -153,10 +154,16 @@ def new_run(prepared: Prepared, root: Path, *, name: str | None = None) -> RunDi
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     write_text(run.origin, json.dumps(origin, indent=1) + "\n")
-    start = "bash" if prepared.batch is None else "sbatch"
-    write_text(run.command, f"{start} {quote(str(run.script))} {quote(str(run.path))}\n")
+    write_text(run.command, _command(run, prepared) + "\n")
     write_plan(run, prepared)
     return run
+
+
+def _command(run: RunDir, prepared: Prepared) -> str:
+    """Return the command that makes a new run of the same; of an array's task without the other tasks."""
+    verb = "run" if prepared.batch is None else "submit"
+    alone = " --set slurm.array=null" if prepared.config.slurm.array else ""
+    return f"cd {quote(str(Path.cwd()))} && hvdtrain {verb} {quote(str(run.config))}{alone}"
 
 
 def _modules_folder(config: Path) -> Path:

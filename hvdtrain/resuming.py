@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from hvdtrain.cli.show import talk
+from hvdtrain.cli.show import go_on, talk
 from hvdtrain.errors import CorruptError, NotFoundError, PlanError
 from hvdtrain.plan import Entry, Plan
 from hvdtrain.prepare import Prepared
@@ -68,8 +68,7 @@ def continued(run: RunDir, prepared: Prepared) -> Prepared:
     if changed:
         raise PlanError(
             f"--resume {run.short_id}: the configuration is not the run's own; it differs in {', '.join(changed)}. "
-            f"Continue with its own: hvdtrain {'submit' if run.job_id() else 'run'} --resume {run.short_id}, or start "
-            "a new run"
+            f"Continue with its own: {go_on(run)}, or start a new run"
         )
     _check_same_training(run, old, new)
     ledger = {entry.name: entry for entry in new.ledger}

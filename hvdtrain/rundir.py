@@ -50,7 +50,7 @@ class RunDir:
 
     @property
     def command(self) -> Path:
-        """The command that repeats this run."""
+        """The command that repeats this run, as a new one."""
         return self.path / "command.txt"
 
     @property

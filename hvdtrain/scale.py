@@ -12,7 +12,7 @@ from typing import Any
 from hvdtrain._version import __version__
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
-from hvdtrain.cli.show import command_line, duration, nice_path, talk
+from hvdtrain.cli.show import command_line, duration, name_of, nice_path, talk
 from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, assumed_facts, gather_facts
@@ -68,7 +68,7 @@ def _run_all(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
     except KeyboardInterrupt:  # between two runs
         code = int(ExitCode.INTERRUPTED)
     if code == ExitCode.INTERRUPTED:
-        talk(f"stopped; go on: hvdtrain scale --resume {study.short_id}")
+        talk(f"stopped; go on: hvdtrain scale --resume {name_of(study)}")
     _finish(study)
     return code
 
@@ -119,7 +119,7 @@ def scale_on_site(question: Question, site_name: str, root: Path, *, ranks_per_n
         talk(f"{point.title}, repeat {point.repeat + 1}: job {job_id}")
     talk(f"\nwatch: hvdtrain status --runs {nice_path(study.runs)}")
     if not wait:
-        talk(f"collect what has ended: hvdtrain scale --collect {study.short_id}")
+        talk(f"collect what has ended: hvdtrain scale --collect {name_of(study)}")
         print(study.short_id)
         return int(ExitCode.OK)
     return collect(study, wait=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvdtrain.cli.options import Changes
-from hvdtrain.cli.show import ledger_text, nice_path, talk
+from hvdtrain.cli.show import ledger_text, name_of, nice_path, talk
 from hvdtrain.errors import ConfigError, ExitCode
 from hvdtrain.facts import assumed_facts
 from hvdtrain.lint import charge_text, findings
@@ -71,7 +71,8 @@ def submit_config(
     note(ready, runs, job_id)
     for made in runs[:5]:
         talk(f"run directory: {nice_path(made.path)}")
-    talk(f"watch: hvdtrain status {runs[0].short_id}   hvdtrain logs {runs[0].short_id} --follow")
+    name = name_of(runs[0])
+    talk(f"watch: hvdtrain status {name}   hvdtrain logs {name} --follow")
     print(job_id)
     return int(ExitCode.OK)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode
 from hvdtrain.metrics import last_epoch_metrics
 from hvdtrain.rundir import RunDir, read_json
@@ -157,7 +158,7 @@ def refuse_active(run: RunDir) -> None:
     if entry is not None and entry.is_active:
         raise ConfigError(
             f"--resume {run.short_id}: job {job_id} of this run is {entry.state}; two may not train in one run "
-            f"directory: hvdtrain cancel {run.short_id}, or wait for it"
+            f"directory: hvdtrain cancel {name_of(run)}, or wait for it"
         )
 
 

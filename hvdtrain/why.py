@@ -6,6 +6,7 @@ Works without an accounting database: what Slurm has forgotten, the run director
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ class Evidence:
         exit_code: Of the run: from EXIT, the first failing rank, or the scheduler.
         stop: Text of the file STOP.
         failure: Record of the rank that failed first.
+        is_local: Whether `hvdtrain run` started it, and no batch job.
         job: What the scheduler says about the job, by its own names; empty where it has forgotten it.
         log: The end of the job's log and of the ranks' logs.
     """
@@ -30,6 +32,7 @@ class Evidence:
     exit_code: int | None = None
     stop: str = ""
     failure: Mapping[str, Any] = field(default_factory=dict)
+    is_local: bool = False
     job: Mapping[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -41,7 +44,8 @@ class Cause:
     Args:
         name: One word for scripts.
         text: The cause in a sentence.
-        fix: What to change, by its key in the configuration, or what to do.
+        fix: What to change, by its key in the configuration, or what to do. RUN stands for the run's name, GO_ON for
+            the command that continues it.
         evidence: The line or state that says so.
     """
 
@@ -61,7 +65,7 @@ class Pattern:
     fix: str
 
 
-SAVED = "nothing to change: hvdtrain submit --resume RUN goes on where it was"
+SAVED = "nothing to change: GO_ON goes on where it was"
 
 # Slurm's JobState, or its own word in the job's log -> cause. The log outlives the scheduler's memory.
 STATES = (
@@ -117,7 +121,7 @@ LOGS = (
         "no-space",
         r"No space left on device|Disk quota exceeded|no space left to write",
         "the disk or the quota is full",
-        "free some space, or checkpoint.keep: less, then hvdtrain submit --resume RUN; or --runs FOLDER elsewhere",
+        "free some space, or checkpoint.keep: less, then GO_ON; or --runs FOLDER elsewhere",
     ),
     Pattern(
         "gpu-memory",
@@ -154,7 +158,7 @@ LOGS = (
         "rank-killed",
         r"task \d+: (Killed|Segmentation|Aborted|Bus error)|exited on signal \d+|ended without a word",
         "a rank was killed by a signal",
-        "often memory (slurm.memory), or a crash in native code: see that rank's log; hvdtrain submit --resume RUN",
+        "often memory (slurm.memory), or a crash in native code: see that rank's log; GO_ON",
     ),
 )
 
@@ -162,13 +166,20 @@ EXIT_CODES = {
     ExitCode.CONFIG: Cause("config", "the configuration, the model or the data do not work", "see the message"),
     ExitCode.ENVIRONMENT: Cause("environment", "the environment on the nodes is not fit", "hvdtrain doctor, on a node"),
     ExitCode.CORRUPT: Cause("corrupt", "checkpoint or data are damaged", "see the message"),
-    ExitCode.RANK_LOST: Cause("rank-killed", "a rank was killed or hung", "hvdtrain submit --resume RUN"),
+    ExitCode.RANK_LOST: Cause("rank-killed", "a rank was killed or hung", "GO_ON"),
     ExitCode.OUT_OF_SYNC: Cause(
         "out-of-sync", "the ranks no longer held the same weights, or a value was not finite", "see the message"
     ),
     ExitCode.NO_SPACE: Cause(
-        "no-space", "the disk or the quota is full", "free some space; hvdtrain submit --resume RUN"
+        "no-space", "the disk or the quota is full", "free some space; GO_ON"
     ),
+}
+
+# Codes with which a run ends that somebody stopped here.
+ENDED_BY = {
+    int(ExitCode.INTERRUPTED): "it was stopped by Ctrl-C; what is saved is its newest checkpoint",
+    128 + signal.SIGTERM: "it was told to end (SIGTERM); what is saved is its newest checkpoint",
+    128 + signal.SIGHUP: "its terminal was closed (SIGHUP); what is saved is its newest checkpoint",
 }
 
 # Codes that say more than what a rank's end makes others say in the logs.
@@ -211,6 +222,8 @@ def _causes(evidence: Evidence) -> Iterator[Cause]:
     if evidence.exit_code == ExitCode.STOPPED:
         words = "hvdtrain cancel" if evidence.stop.startswith("cancel") else evidence.stop or "a stop was asked for"
         yield Cause("stopped", f"it was stopped, its state saved: {words}", SAVED, "EXIT 75")
+    if evidence.is_local and evidence.exit_code in ENDED_BY:
+        yield Cause("interrupted", ENDED_BY[evidence.exit_code], SAVED, f"exit code {evidence.exit_code}")
     if evidence.exit_code in SURE_CODES:
         yield _by_code(evidence.exit_code)
     found = [*_matching(LOGS, _own_words(evidence)), *_matching(STATES, f"JobState={state}" if state else "")]

@@ -216,6 +216,13 @@ def test_no_secret_of_the_job_reaches_ranks(tmp_path):
     assert "SLURM_NODELIST=node1" in seen, "srun and the ranks need what Slurm says"
 
 
+@pytest.mark.parametrize("name", ["python", "run_dir", "keep", "name", "launch", "rank_env", "job", "step", "code"])
+def test_what_the_environment_calls_like_a_variable_of_the_script_does_no_harm(tmp_path, name):
+    result = run_under_stubs(rendered(), tmp_path, **{name: "theirs"})
+    assert result.returncode == 0, result.stderr
+    assert recorded(tmp_path / "srun")[-1] == str(tmp_path / "run")
+
+
 def test_scripts_are_clean():
     tool = Path(sys.executable).with_name("shellcheck")
     for overrides in ((), ("slurm.array=0-2",), ("launch.launcher=native",), ("launch.launcher=mpirun",)):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hvdtrain.bench import overhead, report, startup, turns
+from hvdtrain.bench import overhead, recipe, report, startup, turns
 from hvdtrain.bench.arms import ARMS, command_of, default_environment, variant
 from hvdtrain.bench.launch import Failure, execute_logged, rows_of, tail
 from hvdtrain.bench.machine import Usage, cpu_ticks
@@ -95,6 +95,20 @@ def test_markdown_has_a_rule_below_its_head():
     lines = table(("x", "y"), [("1", "22")], markdown=True).splitlines()
     assert lines == ["| x | y  |", "|---|----|", "| 1 | 22 |"]
     assert "|" not in table(("x", "y"), [("1", "22")], markdown=False)
+
+
+@pytest.mark.parametrize("text", ["x,1", "0", "1,,2", "-1", "²"])
+def test_numbers_of_ranks_that_are_none_are_said_in_words(text, capsys):
+    with pytest.raises(SystemExit) as end:
+        recipe.main(["demo.yaml", f"--ranks={text}"])
+    assert end.value.code == 2
+    assert f"numbers of at least 1 with commas between them, such as 1,2; got {text!r}" in capsys.readouterr().err
+
+
+def test_no_text_leaves_its_cell():
+    lines = table(("a|b",), [("1\n2",), ("c|d",)], markdown=True).splitlines()
+    assert lines == [r"| a\|b |", "|------|", "| 1 2  |", r"| c\|d |"]
+    assert table(("a|b",), [], markdown=False) == "a|b"
 
 
 def test_throughput_tables_hold_ratio_target_and_speeds():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hvdtrain.cli import VERBS
 from hvdtrain.config import Config
 from hvdtrain.facts import Facts
 from hvdtrain.plan import Plan, make_plan
+from hvdtrain.rundir import RunDir
 from tests.conftest import CONFIG, PROJECT, missing
 
 HEAVY = ("tensorflow", "keras", "horovod", "mpi4py")
@@ -76,6 +78,7 @@ def test_light_verbs_never_import_tensorflow(folder):
         (["run"], 2, "run needs a configuration, or -- and a command"),
         (["run", "my.py"], 2, "write: hvdtrain run --ranks N -- python my.py"),
         (["run", "demo.yaml", "x"], 2, "run takes one configuration; got 2 words: demo.yaml x"),
+        (["submit", "demo.yaml", "x"], 2, "submit takes one configuration; got 2 words: demo.yaml x\n"),
         (["run", "nope.yaml"], 2, "nope.yaml: there is no such file"),
         (["plan", "nope.yaml"], 2, "nope.yaml: there is no such file"),
         (["render", "nope\n.yaml"], 2, "nope\\n.yaml: there is no such file"),
@@ -95,6 +98,14 @@ def test_light_verbs_never_import_tensorflow(folder):
         (["run", "--", "no-such-program"], 4, "no-such-program: no such program on PATH"),
         (["run", "--resume", "nix"], 4, "no run 'nix': give a run directory, a short id or a job id"),
         (["run", "demo.yaml", "--resume", "--strategy", "single", "--ranks", "1"], 4, "--resume: no unfinished run of"),
+        (["run", "--launcher", "srun", "--ranks", "2", "--", "echo"], 2, "there are auto, mpirun and none"),
+        (["interact", "--site", "bridges2", "--dry-run", "--gpu", "1"], 2, "No such option"),
+        (["scale", "demo.yaml", "--repeats", "7", "--collect", "nix"], 2, "alone; got demo.yaml, --repeats"),
+        (["scale", "--ranks", "1,2", "--resume", "nix"], 2, "takes --studies alone; got --ranks"),
+        (["scale", "demo.yaml", "--ranks", "1", "--wait"], 2, "name the cluster: --site SITE"),
+        (["scale", "demo.yaml", "--ranks", "1", "--ranks-per-node", "2"], 2, "name the cluster: --site SITE"),
+        (["ladder", "--resume", "nix", "--models", "fc_64_64"], 2, "takes --studies alone; got --models"),
+        (["sweep", "--collect", "nix", "--parallel", "2"], 2, "a sweep goes on as it began"),
         (["evaluate", "nix"], 4, "no run 'nix'"),
         (["list", "--runs", "demo.yaml"], 2, "is a file"),
     ],
@@ -167,6 +178,27 @@ def test_plan_can_make_a_run_directory_and_list_shows_it(hvdtrain, folder):
     assert (row["name"], row["state"], row["ranks"]) == ("demo", "unfinished", 1)
     assert (folder / row["path"]) == run
     assert row["id"] in hvdtrain("list")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "verb", "alone"),
+    [
+        (HERE, "run", []),
+        (("--site", "bridges2", "--set", "slurm.array=0-3"), "submit", ["--set", "slurm.array=null"]),
+    ],
+)
+def test_the_command_of_a_run_repeats_it(hvdtrain, folder, monkeypatch, tmp_path_factory, options, verb, alone):
+    run = RunDir(Path(hvdtrain("plan", "demo.yaml", "--set", "training.seed=5", "--new-run", *options)[1].strip()))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    words = shlex.split(run.command.read_text())
+    assert words[:5] == ["cd", str(folder), "&&", "hvdtrain", verb]
+    code, out, err = hvdtrain("plan", *words[5:], "--json", *(["--site", "bridges2"] if alone else []))
+    assert code == 0, err
+    again, before = json.loads(out), json.loads(run.plan.read_text())
+    assert words[6:] == alone
+    assert again["config"].pop("slurm")["array"] is None
+    before["config"].pop("slurm")
+    assert again == before
 
 
 def test_list_of_nothing_says_how_to_begin(hvdtrain, folder):

@@ -18,12 +18,20 @@ from hvdtrain.study.forecast import (
     powers_up_to,
     travels,
 )
+from hvdtrain.study.forecast_words import forecast_plot
 from hvdtrain.study.networks import PRESETS
+from hvdtrain.study.plots import to_svg
 
 LAYERS = tuple(Layer(num_bytes, 1 / 4) for num_bytes in (1e6, 5e6, 20e6, 80e6))
 WORKLOAD = Workload(0.2, LAYERS)
 NETWORKS = st.sampled_from(sorted(PRESETS))
 RANKS = st.integers(1, 30_000)
+
+
+def test_a_network_may_be_called_as_it_likes():
+    curve = [{"num_ranks": ranks, "efficiency": [0.8, 0.9, 1.0]} for ranks in (1, 2)]
+    figure = forecast_plot({"curve": curve, "network": {"name": r"n$\x$"}}, [])
+    assert "</svg>" in to_svg(figure, "forecast")
 
 
 @given(name=NETWORKS, ranks=RANKS, overlaps=st.booleans(), jitter=st.floats(0, 0.2))

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
+from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.facts import assumed_facts
-from hvdtrain.prepare import prepare
+from hvdtrain.prepare import prepare, run_of_job
 from hvdtrain.schedulers.pbs import PbsScheduler
 from hvdtrain.sites import load_site
 from tests.conftest import PROJECT
@@ -93,6 +94,20 @@ def test_the_queue_speaks_slurms_words(stubs):
     assert [entry.state for entry in entries.values()] == ["RUNNING", "PENDING", "COMPLETED"]
     assert "Insufficient" in entries["13.server"].reason
     assert entries["13.server"].is_active
+
+
+def test_what_is_no_json_is_said_in_a_line(stubs, tmp_path):
+    (tmp_path / "qstat").write_text("#!/bin/bash\necho '{\"Jobs\": {\"1.server\": {'\n")
+    for ask in (PbsScheduler().queue, lambda: PbsScheduler().details("1.server")):
+        with pytest.raises(EnvironmentNotFitError, match="qstat -F json prints what is not JSON"):
+            ask()
+
+
+def test_a_job_that_starts_again_finds_its_run_though_its_id_has_a_dash(tmp_path):
+    prepared = prepare(str(CONFIG), assumed_facts(), site=SITE)
+    first = run_of_job(prepared, tmp_path, "job12.pbs-01")
+    assert first.short_id == "job12.pbs_01"
+    assert run_of_job(prepared, tmp_path, "job12.pbs-01") == first
 
 
 def test_a_job_gets_its_run_directory_and_no_secret(stubs, tmp_path):

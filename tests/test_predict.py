@@ -11,6 +11,7 @@ import pytest
 
 from hvdtrain import predicting
 from hvdtrain.config import Config
+from hvdtrain.csv_table import read_table
 from hvdtrain.errors import ConfigError, NotFoundError, UserCodeError
 from hvdtrain.facts import assumed_facts
 from hvdtrain.prepare import new_run, prepare
@@ -130,6 +131,13 @@ def test_inputs_that_do_not_fit_are_refused_with_the_reason(contest, tmp_path):
         with pytest.raises(UserCodeError, match=rf"{name}: {said}"):
             predict(contest.job, tmp_path / name, tmp_path / "out.csv", "a,b")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_header_may_be_in_any_encoding(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("höhe,breite\n1,2\n3,4\n".encode("latin-1"))
+    assert read_table(tmp_path / "latin.csv").rows.tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "mark.csv").write_bytes(b"\xef\xbb\xbf1,2\n3,4\n")
+    assert read_table(tmp_path / "mark.csv").rows.tolist() == [[1, 2], [3, 4]]
 
 
 def test_rows_are_the_models_inputs_where_no_function_is_named(contest, tmp_path):

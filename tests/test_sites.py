@@ -1,15 +1,20 @@
 """Site profiles: found, read, refused with lines, drafted."""
 
+import os
+
 import pytest
 
+from hvdtrain.cli.options import changes_of
 from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError, NotFoundError
-from hvdtrain.schedulers.draft import parse_sinfo
+from hvdtrain.schedulers.draft import draft_site, parse_sinfo
 from hvdtrain.schedulers.layout import make_layout
 from hvdtrain.sites import load_site, site_files, user_folder
+from hvdtrain.study.expand import Question, overrides_of, points
 from tests.conftest import PROJECT
 
 SITES = sorted((PROJECT / "configs" / "sites").glob("*.yaml"))
+DIGITS = str(PROJECT / "configs" / "digits_cnn.yaml")
 GOOD = """\
 name: mine
 description: a cluster
@@ -104,6 +109,22 @@ def test_a_draft_takes_what_fits_every_node_of_a_partition():
     assert (gpu["nodes"], gpu["cores_per_node"], gpu["memory_gb"], gpu["max_time_min"]) == (33, 40, 187, 2880)
     assert "max_time_min" not in found["debug", False]
     assert not found["debug", False]["whole_nodes"]
+
+
+def test_names_that_look_like_numbers_are_names(tmp_path, monkeypatch):
+    for program, said in {"sinfo": "64*|2|16|64000|(null)|infinite|NO", "srun": "pmix"}.items():
+        (tmp_path / program).write_text(f"#!/bin/bash\necho '{said}'\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    profile = tmp_path / "my: sites #1" / "2024.yaml"
+    profile.parent.mkdir()
+    profile.write_text(draft_site("2024"))
+    assert load_site(str(profile), {}).default_partition == "64"
+    for name in ("2024", str(profile)):
+        config = load_config(DIGITS, changes_of(None, None, None, (), site=name).overrides)
+        assert config.slurm.site == name
+        question = Question(DIGITS, (1, 2), "weak", 1, 10, 50, "real", site=name)
+        assert load_config(DIGITS, overrides_of(question, points(question)[0])).slurm.site == name
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n", "3\n"])

@@ -114,7 +114,7 @@ def test_an_interactive_allocation_runs_a_command_on_its_nodes(bench):
 def test_a_draft_of_this_cluster_is_a_profile_that_works(bench):
     bench.hvdtrain("site", "init", "mine", XDG_CONFIG_HOME=str(bench.folder / "conf"))
     shown = bench.hvdtrain("site", "show", "mine", XDG_CONFIG_HOME=str(bench.folder / "conf")).stdout
-    assert "default_partition: main" in shown
+    assert 'default_partition: "main"' in shown
     assert "srun_mpi: pmix" in shown
     result = bench.hvdtrain("submit", str(CONFIG), "--site", "mine", *SHORT, XDG_CONFIG_HOME=str(bench.folder / "conf"))
     bench.wait(result.stdout.strip(), "COMPLETED")

@@ -1,5 +1,7 @@
 """Sweep files: every problem at once with its line, and every trial checked before the first one starts."""
 
+import os
+
 import pytest
 
 from hvdtrain.cli.options import Changes
@@ -174,6 +176,22 @@ def test_what_is_better_follows_from_the_name(metric, is_max):
 def test_indices_of_arrays_are_as_short_as_can_be():
     assert array_text([4], None) == "4"
     assert array_text([0, 1, 2, 3, 9], 2) == "0-3,9%2"
+
+
+def test_a_sweep_on_a_site_goes_on_with_the_width_asked_for(hvdtrain, tmp_path, monkeypatch, written):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    note = f'grep -h ^#SBATCH.*array= "${{@: -2:1}}" >>{tmp_path}/arrays; echo 7'
+    for program, line in {"squeue": "", "sbatch": note}.items():
+        (tools / program).write_text(f"#!/bin/bash\n{line}\n")
+        (tools / program).chmod(0o755)
+    site = str(PROJECT / "configs" / "sites" / "local-cluster.yaml")
+    code, name, err = hvdtrain("sweep", str(written(GOOD)), "--site", site, "--set", "launch.strategy=single")
+    assert code == 0, err
+    hvdtrain("sweep", "--resume", name.strip(), "--parallel", "1")
+    assert (tmp_path / "arrays").read_text().splitlines() == ["#SBATCH --array=0-1", "#SBATCH --array=0-1%1"]
 
 
 def test_stages_are_told_in_words():

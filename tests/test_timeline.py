@@ -135,6 +135,22 @@ def test_steps_that_are_none(steps: str):
 
 
 @pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["--timeline"], (41, 60)),
+        (["--timeline", "--set", "timeline={first_step: 5, last_step: 8}"], (5, 8)),
+        (["--timeline-steps", "7:9"], (7, 9)),
+    ],
+)
+def test_timeline_leaves_the_steps_that_the_configuration_names(hvdtrain, folder, options, steps):
+    code, out, err = hvdtrain("run", "demo.yaml", "--ranks", "1", "--strategy", "single", "--dry-run", *options)
+    assert code == 0, err
+    found = load_config("demo.yaml", [re.findall(r"timeline=\{.*?\}", out)[-1]]).timeline
+    assert found is not None
+    assert (found.first_step, found.last_step) == steps
+
+
+@pytest.mark.parametrize(
     ("setting", "words"),
     [
         ("timeline.first_step=99", "timeline: first_step 99 comes after last_step 60"),

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hvdtrain.cli.show import go_on, name_of
+from hvdtrain.jobs import start
 from hvdtrain.rundir import RunDir
+from hvdtrain.studydir import StudyDir
 from hvdtrain.watch import statuses
 from tests.conftest import PROJECT
 
@@ -123,6 +126,38 @@ def test_what_is_not_in_the_queue_is_said_so(slurm):
     assert "not in the queue" in result.stderr
 
 
+def make_array(folder: Path) -> list[RunDir]:
+    """Return the runs of an array of which one task has ended, two run and two wait."""
+    states = ("COMPLETED", "RUNNING", "RUNNING", "PENDING", "PENDING")
+    (folder / "queue").write_text("".join(f"7_{i}|{state}|None\n" for i, state in enumerate(states)))
+    return [make_run(folder / "runs", f"abcdef.{i}", f"7_{i}") for i in range(len(states))]
+
+
+def test_an_array_is_cancelled_though_some_of_its_tasks_have_ended(slurm):
+    runs = make_array(slurm)
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 0, result.stderr
+    assert [run.stop.is_file() for run in runs] == [False, True, True, False, False]
+    assert [line.partition(" ")[0] for line in asked(slurm)] == ["squeue", "scancel", "scancel"]
+
+
+def test_a_refusal_for_one_task_keeps_no_other_from_being_cancelled(slurm):
+    make_array(slurm)
+    (slurm / "tools" / "scancel").write_text(STUB.replace("exit ${", '[ "$1" = 7_4 ] || exit 1\nexit ${'))
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 3
+    assert "job 7_3: scancel refuses" in result.stderr
+    assert "job 7_4 is cancelled" in result.stderr
+
+
+def test_an_array_that_has_ended_is_said_to_be_gone(slurm):
+    make_array(slurm)
+    (slurm / "queue").write_text("7_0|COMPLETED|None\n")
+    result = hvdtrain(slurm, "cancel", "7")
+    assert result.returncode == 4
+    assert "not in the queue" in result.stderr
+
+
 def test_a_run_without_a_job_cannot_be_cancelled_or_queued_again(slurm):
     make_run(slurm / "runs", "abcdef")
     for verb in ("cancel", "requeue"):
@@ -159,6 +194,33 @@ def test_logs_show_the_jobs_log_or_a_ranks(slurm):
     run.log(1).write_text("of rank 1\n")
     assert hvdtrain(slurm, "logs", "abcdef").stdout == "of the job\n"
     assert hvdtrain(slurm, "logs", "abcdef", "--rank", "1").stdout == "of rank 1\n"
+
+
+@pytest.mark.parametrize(("code", "cause"), [(143, "it was told to end"), (9, "exit code 9")])
+def test_a_run_that_ends_here_leaves_its_exit_code_for_why_and_logs(slurm, code, cause):
+    run = make_run(slurm / "runs", "abcdef")
+    run.script.write_text(f"exit {code}\n")
+    assert start(run) == code
+    assert run.exit_code() == code
+    assert hvdtrain(slurm, "logs", "abcdef", "--follow").returncode == 0
+    assert cause in hvdtrain(slurm, "why", "abcdef").stdout
+
+
+def test_hints_continue_a_run_where_it_was_started(slurm):
+    local, job = make_run(slurm / "runs", "aaaaaa", EXIT="75\n"), make_run(slurm / "runs", "bbbbbb", "7", EXIT="75\n")
+    assert "hvdtrain run --resume aaaaaa goes on" in hvdtrain(slurm, "why", local.short_id).stdout
+    assert "hvdtrain submit --resume bbbbbb goes on" in hvdtrain(slurm, "why", job.short_id).stdout
+    fix = json.loads(hvdtrain(slurm, "why", local.short_id, "--json").stdout)["fix"]
+    assert "hvdtrain run --resume aaaaaa goes on" in fix
+
+
+def test_a_name_in_a_hint_is_found_without_the_option_that_says_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert name_of(make_run(tmp_path / "runs", "aaaaaa")) == "aaaaaa"
+    assert name_of(make_run(tmp_path / "my other", "aaaaaa")) == "'my other/digits/20260101-000000-aaaaaa'"
+    assert name_of(StudyDir(tmp_path / "studies" / "x" / "20260101-000000-aaaaaa")) == "aaaaaa"
+    assert name_of(StudyDir(tmp_path / "runs" / "x" / "20260101-000000-aaaaaa")) == "runs/x/20260101-000000-aaaaaa"
+    assert go_on(make_run(tmp_path / "others", "bbbbbb")).endswith("run --resume others/digits/20260101-000000-bbbbbb")
 
 
 def test_following_ends_with_the_job_whose_last_words_come_after_the_run(slurm):

@@ -39,6 +39,7 @@ SEEN = {
     "config": Evidence(exit_code=2, log="hvdtrain: something else"),
     "pending": Evidence(job={"JobState": "PENDING", "Reason": "PartitionTimeLimit"}),
     "running": Evidence(job={"JobState": "RUNNING"}),
+    "interrupted": Evidence(exit_code=130, is_local=True, log="process rank 1 with PID 7 exited on signal 15"),
     "unknown": Evidence(exit_code=5),
 }
 
@@ -49,6 +50,13 @@ def test_each_cause_is_told(name):
     assert cause.name == name, cause
     assert cause.text
     assert cause.fix
+
+
+@pytest.mark.parametrize(("number", "words"), [(130, "Ctrl-C"), (143, "SIGTERM"), (129, "SIGHUP")])
+def test_a_run_that_was_stopped_here_is_told_from_one_whose_rank_was_killed(number, words):
+    cause = cause_of(Evidence(exit_code=number, is_local=True))
+    assert words in cause.text
+    assert cause_of(Evidence(exit_code=number)).name != "interrupted"
 
 
 def test_every_pattern_has_an_example():

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("config")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--ranks", default="1,2", help="numbers of ranks, with commas (default 1,2)")
+    parser.add_argument("--ranks", type=numbers, default=(1, 2), help="numbers of ranks, with commas (default 1,2)")
     parser.add_argument("--seeds", type=int, default=20, help="trainings with each number (default 20)")
     parser.add_argument("--first-seed", type=int, default=0, help="(default 0)")
     parser.add_argument("--json", type=Path, help="also write every training as a line of this file")
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="hvdtrain-recipe-") as folder:
         try:
             for number, seed in enumerate(range(options.first_seed, options.first_seed + options.seeds)):
-                for ranks in map(int, rotated(options.ranks.split(","), number)):
+                for ranks in rotated(options.ranks, number):
                     trials.append(train(options.config, options.overrides, ranks, seed, facts, Path(folder)))
                     trial = trials[-1]
                     talk(f"{ranks} ranks, seed {seed}: {trial.accuracy:.2f} % in {trial.seconds:.2f} s")
@@ -81,6 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             talk("stopped; these are the trainings that ended")
     print(recipe_tables(trials) + f"\n\n{describe(facts)}.")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return numbers of ranks from a list with commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"numbers of at least 1 with commas between them, such as 1,2; got {text!r}")
+    return tuple(map(int, parts))
 
 
 def train(config: str, overrides: Sequence[str], num_ranks: int, seed: int, facts: Facts, root: Path) -> Trial:

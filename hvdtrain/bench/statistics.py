@@ -6,8 +6,10 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 NUM_RESAMPLES = 10_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def bootstrap_interval(values: Sequence[float], num_resamples: int = NUM_RESAMPL
     return medians[int(0.025 * num_resamples)], medians[int(0.975 * num_resamples) - 1]
 
 
-def rotated(items: Sequence[str], number: int) -> list[str]:
+def rotated(items: Sequence[T], number: int) -> list[T]:
     """Return the items beginning with another one each round, so that no arm always comes first.
 
     >>> rotated(["a", "b", "c"], 1)

@@ -83,13 +83,15 @@ def ratio_row(ratio: str, model: str, found: Estimate | None, target: Target | N
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
-    """Return the rows below their head, in columns.
+    """Return the rows below their head, in columns; in Markdown with what would end a cell escaped.
 
     >>> print(table(["a", "bc"], [["1", "2"]], markdown=True))
     | a | bc |
     |---|----|
     | 1 | 2  |
     """
+    if markdown:
+        head, *rows = [[_in_cell(text) for text in row] for row in [head, *rows]]
     widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
     edge = "|" if markdown else ""
     between = " | " if markdown else "  "
@@ -100,3 +102,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool)
 
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|" if markdown else None
     return "\n".join([line(head), *([rule] if rule else []), *map(line, rows)])
+
+
+def _in_cell(text: str) -> str:
+    """Return text that stays in its cell of a Markdown table.
+
+    >>> _in_cell("a|b\\nc")
+    'a\\\\|b c'
+    """
+    return " ".join(text.replace("|", r"\|").splitlines())

@@ -19,5 +19,5 @@ def command(name: str, now: bool, runs_root: Path) -> None:
     from hvdtrain.control import cancel
     from hvdtrain.rundir import find_runs_named
 
-    for run in find_runs_named(name, runs_root):
-        talk(cancel(run, at_once=now))
+    for done in cancel(find_runs_named(name, runs_root), at_once=now):
+        talk(done)

@@ -10,7 +10,7 @@ import sys
 import click
 
 
-@click.command(name="interact", context_settings={"ignore_unknown_options": True})
+@click.command(name="interact")
 @click.argument("words", nargs=-1, metavar="[-- COMMAND]")
 @click.option("--site", required=True, help="Site profile, by name or path.")
 @click.option("--partition", help="Default: the site's.")

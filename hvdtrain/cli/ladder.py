@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import refuse_beside, sizes_of, studies_option
+from hvdtrain.cli.options import refuse_others, sizes_of, studies_option
 from hvdtrain.errors import ConfigError
 
 
@@ -20,7 +20,16 @@ from hvdtrain.errors import ConfigError
               help="Train the best of the models on so few examples as well.")  # fmt: skip
 @click.option("--resume", is_flag=False, flag_value="", metavar="[LADDER]", help="Train what a ladder is missing.")
 @studies_option
-def command(ranks: int, seeds: str, models: str | None, sizes: tuple[int, ...], resume: str | None, root: Path) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    ranks: int,
+    seeds: str,
+    models: str | None,
+    sizes: tuple[int, ...],
+    resume: str | None,
+    root: Path,
+) -> None:
     """Train the workshop's ladder of models for handwritten digits, and compare.
 
     \b
@@ -35,7 +44,7 @@ def command(ranks: int, seeds: str, models: str | None, sizes: tuple[int, ...], 
     from hvdtrain.study.rungs import BY_NAME, DATA, Question, seeds_of
 
     if resume is not None:
-        refuse_beside("--resume", ("--studies",))
+        refuse_others(context, ("resume", "root"), "a ladder goes on as it began: --resume takes --studies alone")
         sys.exit(ladder.go_on(find_ladder(resume, root)))
     chosen = [name.strip() for name in models.split(",")] if models else list(BY_NAME)
     for name in chosen:

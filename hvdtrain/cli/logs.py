@@ -17,7 +17,7 @@ from hvdtrain.cli.options import runs_option
 def command(name: str, rank: int | None, follow: bool, runs_root: Path) -> None:
     """Print the log of RUN: a run directory, a short id or a job id."""
     from hvdtrain import watch
-    from hvdtrain.cli.show import talk
+    from hvdtrain.cli.show import name_of, talk
     from hvdtrain.errors import NotFoundError
     from hvdtrain.rundir import find_run
 
@@ -32,5 +32,5 @@ def command(name: str, rank: int | None, follow: bool, runs_root: Path) -> None:
     log = watch.newest_log(run, rank)
     if log is None:
         whose = f"rank {rank}" if rank is not None else "it"
-        raise NotFoundError(f"{run.path}: {whose} has no log; where the run is: hvdtrain why {run.short_id}")
+        raise NotFoundError(f"{run.path}: {whose} has no log; where the run is: hvdtrain why {name_of(run)}")
     click.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)

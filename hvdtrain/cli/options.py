@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,26 @@ class Changes:
     options: tuple[str, ...]
 
 
+def refuse_others(context: click.Context, allowed: Collection[str], rule: str) -> None:
+    """Refuse what the command line gives and the command would ignore.
+
+    Args:
+        context: Of the command.
+        allowed: Names of the parameters that count.
+        rule: What is allowed, in words.
+
+    Raises:
+        ConfigError: If anything else is given.
+    """
+    ignored = [
+        one.opts[-1] if isinstance(one, click.Option) else str(context.params[one.name or ""])
+        for one in context.command.params
+        if one.name not in allowed and context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if ignored:
+        raise ConfigError(f"{rule}; got {', '.join(ignored)}")
+
+
 def changes_of(
     ranks: int | None,
     strategy: str | None,
@@ -48,11 +69,17 @@ def changes_of(
     site: str | None = None,
     nodes: int | None = None,
 ) -> Changes:
-    """Return the changes that these options make; named options win over --set."""
+    """Return the changes that these options make; named options win over --set.
+
+    Their values are quoted, because overrides are read as YAML, in which a site `2024` is a number.
+
+    >>> changes_of(2, None, None, (), site="2024").overrides
+    ('launch.num_ranks=2', 'slurm.site="2024"')
+    """
     named = {"ranks": ranks, "strategy": strategy, "launcher": launcher, "site": site, "nodes": nodes}
-    given = {name: str(value) for name, value in named.items() if value is not None}
-    overrides = [*settings, *(f"{KEYS[name]}={value}" for name, value in given.items())]
-    options = [token for name, value in given.items() for token in (f"--{name}", value)]
+    given = {name: value for name, value in named.items() if value is not None}
+    overrides = [*settings, *(f"{KEYS[name]}={json.dumps(value, ensure_ascii=False)}" for name, value in given.items())]
+    options = [token for name, value in given.items() for token in (f"--{name}", str(value))]
     options += [token for setting in settings for token in ("--set", setting)]
     return Changes(tuple(overrides), tuple(options))
 
@@ -145,25 +172,6 @@ def numbers_of(text: str | None, allowed: str) -> tuple[int, ...]:
     if not found or found[0] < 1:
         raise click.BadParameter(f"{allowed}; got {text!r}")
     return tuple(found)
-
-
-def refuse_beside(which: str, allowed: tuple[str, ...]) -> None:
-    """Refuse, beside an option with which a study goes on as it began, all but some others.
-
-    Raises:
-        ConfigError: If there are others on the command line.
-    """
-    context = click.get_current_context()
-    given = [
-        max(one.opts, key=len) if isinstance(one, click.Option) else one.human_readable_name
-        for one in context.command.params
-        if context.get_parameter_source(str(one.name)) is ParameterSource.COMMANDLINE
-    ]
-    others = [name for name in given if name not in (which, *allowed)]
-    if others:
-        raise ConfigError(
-            f"{which} takes {' and '.join(allowed)} alone: a study stays as it was asked for; got {', '.join(others)}"
-        )
 
 
 def writable(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:

@@ -42,20 +42,22 @@ def command(
     hvdtrain run --ranks 2 -- python my_script.py --my-option
     """
     from hvdtrain import jobs
+    from hvdtrain.config_file import load_config
 
-    settings = (*settings, *timeline_settings(timeline, timeline_steps))
-    changes = changes_of(ranks, strategy, launcher, settings)
     if is_user_command(words):
-        if settings or strategy or resume is not None:
+        if settings or strategy or timeline or timeline_steps or resume is not None:
             given = "--set, --strategy, --timeline and --resume"
             raise ConfigError(f"{given} belong to a configuration, not to a command of your own")
         sys.exit(jobs.run_command(words, num_ranks=ranks or 1, launcher=launcher or "auto", dry_run=dry_run))
     config_path, resume = what_to_run(words, resume)
+    is_missing = timeline and (config_path is None or load_config(config_path, settings).timeline is None)
+    settings = (*settings, *timeline_settings(is_missing, timeline_steps))
+    changes = changes_of(ranks, strategy, launcher, settings)
     sys.exit(jobs.run_config(config_path, changes, resume=resume, dry_run=dry_run, runs_root=runs_root))
 
 
-def timeline_settings(is_wanted: bool, steps: str | None) -> list[str]:
-    """Return what `--timeline` and `--timeline-steps` set.
+def timeline_settings(is_missing: bool, steps: str | None) -> list[str]:
+    """Return what `--timeline`, where the configuration has none, and `--timeline-steps` set.
 
     Raises:
         ConfigError: If the steps are not two numbers in order.
@@ -64,7 +66,7 @@ def timeline_settings(is_wanted: bool, steps: str | None) -> list[str]:
     (['timeline={}'], [], ['timeline={first_step: 101, last_step: 120}'])
     """
     if steps is None:
-        return ["timeline={}"] if is_wanted else []
+        return ["timeline={}"] if is_missing else []
     found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", steps)
     if found is None or int(found[1]) > int(found[2]):
         raise ConfigError(f"--timeline-steps takes the first and the last step, e.g. 101:120; got {steps!r}")
@@ -103,10 +105,8 @@ def one_config(words: tuple[str, ...], verb: str = "run", resume: str | None = N
         raise ConfigError(f"{verb} needs a configuration{command}; try: hvdtrain {verb} configs/digits_cnn.yaml")
     if len(words) > 1:
         hint = shlex.join(words)
-        raise ConfigError(
-            f"run takes one configuration; got {len(words)} words: {hint}. For a command of your own write: "
-            f"hvdtrain run --ranks N -- {hint}"
-        )
+        own = f". For a command of your own write: hvdtrain run --ranks N -- {hint}" if verb == "run" else ""
+        raise ConfigError(f"{verb} takes one configuration; got {len(words)} words: {hint}{own}")
     if words[0].endswith(".py"):
         raise ConfigError(
             f"{words[0]} is a script, not a configuration; write: hvdtrain run --ranks N -- python {words[0]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import ranks_of, refuse_beside, studies_option
+from hvdtrain.cli.options import ranks_of, refuse_others, studies_option
 from hvdtrain.errors import ConfigError
 
 
@@ -31,7 +31,9 @@ from hvdtrain.errors import ConfigError
 @click.option("--resume", metavar="STUDY", help="Run what a study on this machine is missing.")
 @click.option("--collect", metavar="STUDY", help="Write the report of what a study's runs have found so far.")
 @studies_option
+@click.pass_context
 def command(
+    context: click.Context,
     config: str | None,
     ranks: tuple[int, ...],
     mode: str,
@@ -63,17 +65,16 @@ def command(
     if resume is not None and collect is not None:
         raise ConfigError("--resume runs what is missing, --collect only reports; give one of them")
     if resume is not None:
-        refuse_beside("--resume", ("--studies",))
+        refuse_others(context, ("resume", "root"), "a study goes on as it began: --resume takes --studies alone")
         sys.exit(scale.resume_here(find_study(resume, root)))
     if collect is not None:
-        refuse_beside("--collect", ("--wait", "--studies"))
+        allowed = "--collect reports what was measured: it takes --wait and --studies alone"
+        refuse_others(context, ("collect", "wait", "root"), allowed)
         sys.exit(scale.collect(find_study(collect, root), wait=wait))
     if config is None or not ranks:
         raise ConfigError("scale needs a configuration and --ranks; try: hvdtrain scale CONFIG --ranks 1,2")
-    if submits and site is None:
-        raise ConfigError("--submit needs to know the cluster: --site SITE")
-    if site is None and (wait or ranks_per_node is not None):
-        raise ConfigError("--wait and --ranks-per-node are for batch jobs; name the cluster: --site SITE")
+    if site is None and (submits or wait or ranks_per_node):
+        raise ConfigError("--submit, --wait and --ranks-per-node are for batch jobs; name the cluster: --site SITE")
     question = Question(
         config=config,
         ranks=ranks,

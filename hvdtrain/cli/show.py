@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hvdtrain.cli.options import STUDIES
 from hvdtrain.plan import Plan
-from hvdtrain.rundir import RunDir
+from hvdtrain.rundir import RUNS, RunDir
 
 if TYPE_CHECKING:
+    from hvdtrain.studydir import ReportDir
     from hvdtrain.watch import Status
 
 
@@ -96,9 +99,24 @@ def nice_path(path: Path) -> str:
         return str(path)
 
 
-def run_title(run: RunDir) -> str:
-    """Return a run's directory as people type it."""
-    return nice_path(run.path)
+def name_of(directory: RunDir | ReportDir) -> str:
+    """Return what names a run or a study in a command that is typed here.
+
+    That is its short id where the command finds it without --runs or --studies, else its path.
+    """
+    root = Path(RUNS if isinstance(directory, RunDir) else STUDIES)
+    is_found = directory.path.resolve().parent.parent == root.resolve()
+    return directory.short_id if is_found else shlex.quote(nice_path(directory.path))
+
+
+def program() -> str:
+    """Return how this command can be typed again: `hvdtrain` if it is on PATH, else where it lies."""
+    return "hvdtrain" if shutil.which("hvdtrain") else nice_path(Path(sys.argv[0]))
+
+
+def go_on(run: RunDir) -> str:
+    """Return the command that continues a run, here or as a batch job."""
+    return f"{program()} {'submit' if run.job_id() else 'run'} --resume {name_of(run)}"
 
 
 def command_line() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hvdtrain.cli.options import changes_of, json_option, site_options, studies_option
+from hvdtrain.cli.options import changes_of, json_option, refuse_others, site_options, studies_option
 from hvdtrain.errors import ConfigError
 
 
@@ -25,7 +25,9 @@ from hvdtrain.errors import ConfigError
 @click.option("--wait", is_flag=True, help="With --site, --resume or --collect: wait for the jobs.")
 @json_option
 @studies_option
+@click.pass_context
 def command(
+    context: click.Context,
     file: str | None,
     parallel: int | None,
     ranks: int | None,
@@ -54,13 +56,14 @@ def command(
     if sum(one is not None for one in (file, resume, collect)) != 1:
         raise ConfigError("give one of: a sweep file, --resume [SWEEP], --collect [SWEEP]; see hvdtrain sweep --help")
     if file is None:
-        if settings or ranks or is_dry or site or nodes or submits:
-            raise ConfigError("a sweep goes on as it began: --resume and --collect take --parallel, --wait and --json")
+        allowed = ("resume", "collect", "wait", "as_json", "root", *(["parallel"] if collect is None else []))
+        rule = "a sweep goes on as it began: --resume takes --parallel, --wait and --json, --collect the last two"
+        refuse_others(context, allowed, rule)
         found = find_sweep(resume or collect or "", root)
         if collect is not None:
             sys.exit(jobs.collect(found, wait=wait, as_json=as_json))
         if found.sweep().site is not None:
-            sys.exit(jobs.go_on(found, wait=wait, as_json=as_json))
+            sys.exit(jobs.go_on(found, width=parallel, wait=wait, as_json=as_json))
         sys.exit(local.go_on(found, width=parallel, as_json=as_json))
     changes = changes_of(ranks, None, None, settings, site=site, nodes=nodes)
     if site is None:

@@ -17,16 +17,19 @@ from hvdtrain.cli.options import json_option, runs_option
 @runs_option
 def command(name: str, as_json: bool, runs_root: Path) -> None:
     """Tell why RUN ended or waits, and which key of the configuration to change."""
+    from hvdtrain.cli.show import go_on, name_of
     from hvdtrain.control import evidence_of
     from hvdtrain.rundir import find_run
     from hvdtrain.why import cause_of
 
     run = find_run(name, runs_root)
     cause = cause_of(evidence_of(run))
+    fix = cause.fix.replace("GO_ON", go_on(run)).replace("RUN", name_of(run))
+    cause = dataclasses.replace(cause, fix=fix)
     if as_json:
         click.echo(json.dumps({"run": str(run.path), **dataclasses.asdict(cause)}))
         return
     click.echo(f"cause: {cause.text}")
     if cause.evidence:
         click.echo(f"seen:  {cause.evidence}")
-    click.echo(f"fix:   {cause.fix.replace('RUN', run.short_id)}")
+    click.echo(f"fix:   {cause.fix}")

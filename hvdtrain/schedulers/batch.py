@@ -116,7 +116,7 @@ def _environment(batch: BatchScript, explain: bool) -> str:
         f'keep=" {wrap(names)} "',
         "while read -r name; do",
         f'  case $name in {patterns}) [ "$name" = {SECRET} ] || continue ;; esac',
-        '  case $keep in *" $name "*) ;; *) unset "$name" ;; esac',
+        '  case $keep in *" $name "*) ;; *) declare +x "$name" ;; esac',  # the script's own may be among them
         "done < <(compgen -e)",
         'while read -r _ _ name; do unset -f "$name"; done < <(declare -Fx)',
         "unset SLURM_EXPORT_ENV",

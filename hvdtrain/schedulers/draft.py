@@ -34,7 +34,7 @@ def draft_site(name: str) -> str:
         f'name: "{name}"',
         f'description: "{name}"   # CHECK',
         "checked: drafted from sinfo, not tried",
-        f"default_partition: {default}",
+        f'default_partition: "{default}"',
         f"launcher: {'srun' if mpi == 'pmix' else 'native'}   # CHECK: srun (PMIx), mpirun, or native (no MPI)",
         "mpi: openmpi5   # CHECK: openmpi4 or openmpi5, what Horovod is built with",
         f"srun_mpi: {mpi}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hvdtrain.config import Config
+from hvdtrain.errors import EnvironmentNotFitError
 from hvdtrain.launch.request import Setting
 from hvdtrain.schedulers.layout import Layout
 from hvdtrain.schedulers.programs import ask, call, job_environment
@@ -103,7 +104,7 @@ class PbsScheduler:
 
     def queue(self) -> dict[str, QueueEntry]:
         """Return the user's jobs by id, those that ended lately too."""
-        jobs = json.loads(ask("qstat", "-x", "-t", "-f", "-F", "json") or "{}").get("Jobs", {})
+        jobs = _jobs(ask("qstat", "-x", "-t", "-f", "-F", "json"))
         return {
             job_id: QueueEntry(job_id, STATES.get(job["job_state"], job["job_state"]), job.get("comment", "None"))
             for job_id, job in jobs.items()
@@ -112,7 +113,7 @@ class PbsScheduler:
     def details(self, job_id: str) -> dict[str, str]:
         """Return what PBS still knows about a job, by Slurm's names."""
         result = call("qstat", "-x", "-f", "-F", "json", job_id)
-        jobs: dict[str, Any] = json.loads(result.stdout or "{}").get("Jobs", {}) if not result.returncode else {}
+        jobs = {} if result.returncode else _jobs(result.stdout)
         job = next(iter(jobs.values()), None)
         if job is None:
             return {}
@@ -130,3 +131,17 @@ class PbsScheduler:
     def requeue(self, job_id: str) -> None:
         """Queue a job again."""
         ask("qrerun", job_id)
+
+
+def _jobs(text: str) -> dict[str, Any]:
+    """Return the jobs by id that qstat prints as JSON; nothing where it knows none.
+
+    Raises:
+        EnvironmentNotFitError: If that is no JSON, as of servers that do not escape what jobs hold.
+    """
+    try:
+        answer = json.loads(text or "{}")
+    except ValueError as error:
+        raise EnvironmentNotFitError(f"qstat -F json prints what is not JSON: {error}; ask the site") from error
+    jobs = answer.get("Jobs") if isinstance(answer, dict) else None
+    return jobs if isinstance(jobs, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,7 @@ def _on_nodes(question: Question, point: Point) -> list[str]:
         cpus = max(1, cpus // question.ranks_per_node)
     nodes = point.num_ranks // per_node
     return [
-        f"slurm.site={question.site}",
+        f"slurm.site={json.dumps(question.site, ensure_ascii=False)}",
         f"slurm.nodes={nodes}",
         f"slurm.ranks_per_node={per_node}",
         f"slurm.cpus_per_rank={cpus}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hvdtrain.study.plots import BLUE, GREEN, GREY, ORANGE, new_figure
+from hvdtrain.study.plots import BLUE, GREEN, GREY, ORANGE, new_figure, plain
 from hvdtrain.study.scaling_table import SizeRow
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def forecast_plot(found: Mapping[str, Any], sizes: Sequence[SizeRow]) -> Figure:
     ranks = [row["num_ranks"] for row in curve]
     low, likely, high = ([row["efficiency"][place] for row in curve] for place in range(3))
     axes.fill_between(ranks, low, high, color=BLUE, alpha=0.15, label="low to high")
-    axes.plot(ranks, likely, "-", color=BLUE, label=f"forecast, {found['network']['name']}")
+    axes.plot(ranks, likely, "-", color=BLUE, label=plain(f"forecast, {found['network']['name']}"))
     measured = [(row.num_ranks, row.to_ceiling.median) for row in sizes if row.to_ceiling is not None]
     if measured:
         axes.plot(*zip(*measured, strict=True), "o", color=GREEN, label="measured, against the ceiling")

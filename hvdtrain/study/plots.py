@@ -33,6 +33,11 @@ def new_figure() -> tuple[Figure, Any]:
     return figure, axes
 
 
+def plain(text: str) -> str:
+    """Return text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as SVG to be put into a page: no header, and ids that no other plot has.
 

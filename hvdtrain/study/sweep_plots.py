@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hvdtrain.study.plots import GREY, new_figure
+from hvdtrain.study.plots import GREY, new_figure, plain
 from hvdtrain.study.sweep_space import short_names, value_text
 from hvdtrain.study.sweep_table import DROPPED, FAILED, Outcome, Sweep, goodness
 
@@ -75,10 +75,10 @@ def parallel(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
         axes.plot(xs, ys, color=colour(one), alpha=faint, linewidth=1.8, gid=LINE_ID.format(one.trial.number))
     for x, axis in enumerate(columns):
         axes.plot([x, x], [0, 1], color="#333333", linewidth=1, zorder=3)
-        axes.text(x, 1.08, _plain(axis.title), ha="center", va="bottom", fontweight="bold")
+        axes.text(x, 1.08, plain(axis.title), ha="center", va="bottom", fontweight="bold")
         for height, label in axis.ticks:
             box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-            axes.text(x + 0.03, height, _plain(label), va="center", fontsize=9, bbox=box, zorder=4)
+            axes.text(x + 0.03, height, plain(label), va="center", fontsize=9, bbox=box, zorder=4)
     axes.set(xlim=(-0.15, len(columns) - 0.6), ylim=(-0.05, 1.2))
     return figure
 
@@ -159,14 +159,14 @@ def against_parameters(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
         axis = axis_of(names[key], [one.trial.values[key] for one in there], is_log=sweep.ranges.get(key))
         for one in there:
             panel.plot(axis.place(one.trial.values[key]), one.score, "o", color=colour(one), alpha=0.8)
-        panel.set_xticks([height for height, _ in axis.ticks], [_plain(label) for _, label in axis.ticks])
+        panel.set_xticks([height for height, _ in axis.ticks], [plain(label) for _, label in axis.ticks])
         panel.tick_params(axis="x", rotation=0 if sum(len(label) for _, label in axis.ticks) < 28 else 40)
-        panel.set(xlabel=_plain(axis.title), xlim=(-0.1, 1.1))
+        panel.set(xlabel=plain(axis.title), xlim=(-0.1, 1.1))
         panel.grid(visible=True, alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     for panel in list(panels):
         panel.set_axis_off()
-    figure.supylabel(_plain(sweep.metric))
+    figure.supylabel(plain(sweep.metric))
     return figure
 
 
@@ -181,7 +181,7 @@ def against_epochs(sweep: Sweep, there: Sequence[Outcome]) -> Figure:
     for stage in sweep.stages[:-1]:
         axes.axvline(stage.epochs, color=GREY, linestyle=":", linewidth=1)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", ylabel=_plain(sweep.metric), title="Every trial, the best in yellow")
+    axes.set(xlabel="epoch", ylabel=plain(sweep.metric), title="Every trial, the best in yellow")
     return figure
 
 
@@ -192,8 +192,3 @@ def colours(sweep: Sweep, there: Sequence[Outcome]) -> Callable[[Outcome], Any]:
     order = sorted(there, key=lambda one: goodness(sweep, one))
     places = {one.trial.number: place / max(1, len(order) - 1) for place, one in enumerate(order)}
     return lambda one: colormaps[COLOURS](0.95 * places[one.trial.number])
-
-
-def _plain(text: str) -> str:
-    """Return text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import time
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvdtrain.cli.options import Changes
-from hvdtrain.cli.show import nice_path, talk
+from hvdtrain.cli.show import name_of, nice_path, talk
 from hvdtrain.errors import ConfigError, ExitCode
 from hvdtrain.facts import assumed_facts
 from hvdtrain.lint import charge_text
@@ -80,15 +81,17 @@ def sweep_on_site(
         return go_on(directory, wait=True, as_json=as_json)
     talk(f"watch: hvdtrain status --runs {nice_path(directory.runs)}")
     if sweep.stages:
-        talk(f"the next stage, when this one has ended: hvdtrain sweep --resume {directory.short_id}")
-    talk(f"table and report: hvdtrain sweep --collect {directory.short_id}")
+        talk(f"the next stage, when this one has ended: hvdtrain sweep --resume {name_of(directory)}")
+    talk(f"table and report: hvdtrain sweep --collect {name_of(directory)}")
     print(directory.short_id)
     return int(ExitCode.OK)
 
 
-def go_on(directory: SweepDir, *, wait: bool, as_json: bool) -> int:
+def go_on(directory: SweepDir, *, width: int | None = None, wait: bool, as_json: bool) -> int:
     """Submit what a sweep is missing and is not in the queue, stage after stage with `wait`; return the exit code."""
     sweep, submitted = directory.sweep(), set[tuple[int, int | None]]()
+    if width is not None:
+        sweep = dataclasses.replace(sweep, width=width)
     site = load_site(read_json(directory.file)["profile"], os.environ)
     while True:
         active = active_trials(directory, sweep)
@@ -117,7 +120,7 @@ def collect(directory: SweepDir, *, wait: bool, as_json: bool) -> int:
     say_report(directory, as_json=as_json, active=active)
     found = outcomes(directory, sweep, active)
     if not active and to_do(sweep, found, retries=False):
-        talk(f"some trials are not done: hvdtrain sweep --resume {directory.short_id}")
+        talk(f"some trials are not done: hvdtrain sweep --resume {name_of(directory)}")
     return 1 if any(one.state == FAILED and not one.is_final for one in found) else int(ExitCode.OK)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hvdtrain._version import __version__
 from hvdtrain.bench.machine import describe
 from hvdtrain.cli.options import Changes
-from hvdtrain.cli.show import command_line, nice_path, talk
+from hvdtrain.cli.show import command_line, name_of, nice_path, talk
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.jobs import WorkerFailedError, run_worker
@@ -153,7 +153,7 @@ def _go_on(directory: SweepDir, *, width: int | None, as_json: bool) -> int:
         code = int(ExitCode.INTERRUPTED)
     say_report(directory, as_json=as_json)
     if code in (int(ExitCode.INTERRUPTED), 143, 129):
-        talk(f"stopped, what runs has saved its state; go on: hvdtrain sweep --resume {directory.short_id}")
+        talk(f"stopped, what runs has saved its state; go on: hvdtrain sweep --resume {name_of(directory)}")
     return code
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hvdtrain.cli.show import duration, nice_path
+from hvdtrain.cli.show import duration, name_of, nice_path
 from hvdtrain.errors import ExitCode
 from hvdtrain.measuring import failure_words
 from hvdtrain.study.sweep_space import title
@@ -75,7 +75,7 @@ class Progress:
         self.problem = (
             f"the first {len(first)} trials failed in the same way, so the others are not tried: {first[0]}\n"
             f"  log: {nice_path(one.run.log(0))}\n  once that is cured: hvdtrain sweep --resume "
-            f"{self._directory.short_id}   (what is wrong in the configuration needs a new sweep)"
+            f"{name_of(self._directory)}   (what is wrong in the configuration needs a new sweep)"
         )
         self.code = one.run.exit_code() or one.code or 1
         return False

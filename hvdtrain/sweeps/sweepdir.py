@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.errors import ConfigError, ExitCode
 from hvdtrain.jobs import first_failure
 from hvdtrain.metrics import EPOCH_FIELDS, read_records
@@ -88,7 +89,7 @@ def alone(directory: SweepDir) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(
                 f"sweep {directory.short_id} is being trained by another process; see how far it is: hvdtrain sweep "
-                f"--collect {directory.short_id}"
+                f"--collect {name_of(directory)}"
             ) from None
         yield
 

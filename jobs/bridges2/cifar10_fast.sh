@@ -26,7 +26,7 @@ keep=" PWD HOME USER LOGNAME PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV \
   http_proxy https_proxy no_proxy SSL_CERT_FILE REQUESTS_CA_BUNDLE "
 while read -r name; do
   case $name in SLURM_* | SRUN_* | PMI_* | PMIX_* | OMPI_* | OPAL_* | PRTE_* | UCX_* | FI_* | NCCL_* | CUDA_* | NVIDIA_* | MPICH_* | I_MPI_* | APPTAINER_BIND* | SINGULARITY_BIND*) [ "$name" = SLURM_JWT ] || continue ;; esac
-  case $keep in *" $name "*) ;; *) unset "$name" ;; esac
+  case $keep in *" $name "*) ;; *) declare +x "$name" ;; esac
 done < <(compgen -e)
 while read -r _ _ name; do unset -f "$name"; done < <(declare -Fx)
 unset SLURM_EXPORT_ENV
