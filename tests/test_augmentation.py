@@ -73,6 +73,13 @@ def test_numbers_are_even_normal_and_independent():
     assert (bell**4).mean() == pytest.approx(3, abs=0.2)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_floats_are_bent_as_float32_is(images, dtype):
+    bent = aug.elastic_deformation(tf.cast(images, dtype), keys(), strength=1.0)
+    assert bent.dtype == dtype
+    assert np.allclose(bent, aug.elastic_deformation(images, keys(), strength=1.0), atol=5e-3)
+
+
 def test_without_strength_nothing_changes(images):
     assert aug.augmented(images, keys()) is images
     assert np.allclose(aug.affine(images, keys()), images, atol=1e-6)

@@ -68,7 +68,7 @@ def test_one_process_alone_is_nothing_to_forecast_from(tmp_path):
             study.run_of("c", point).measurement.unlink()
     study.measurements.unlink()
     gather(study)
-    with pytest.raises(ConfigError, match="has measured no number of ranks yet; hvdtrain scale --collect .*abcdef"):
+    with pytest.raises(ConfigError, match=r"has measured no number of ranks yet; hvdtrain scale --collect .*abcdef"):
         forecast_study(study, [4], network="aries", site=None)
 
 

@@ -166,6 +166,9 @@ def test_fewer_combinations_than_were_asked_for_are_said(written):
         ("val_mse", False),
         ("val_mean_absolute_error", False),
         ("auc", True),
+        ("val_categorical_hinge", False),
+        ("val_logcosh", False),
+        ("val_false_negatives", False),
     ],
 )
 def test_what_is_better_follows_from_the_name(metric, is_max):

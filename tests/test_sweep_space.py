@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvdtrain.rundir import RunDir
 from hvdtrain.study.sweep_effects import chance, effects
 from hvdtrain.study.sweep_plots import axis_of, sweep_plots
 from hvdtrain.study.sweep_space import (
@@ -43,6 +44,7 @@ from hvdtrain.study.sweep_table import (
     work_left,
 )
 from hvdtrain.sweeps.pool import make_slots
+from hvdtrain.sweeps.sweepdir import outcome
 
 
 def sweep_of(count: int, *, stages: tuple[Rung, ...] = (), epochs: int = 9, is_max: bool = True, values=None) -> Sweep:
@@ -149,6 +151,18 @@ def test_a_trial_that_failed_is_out_and_all_that_failed_are_tried_again():
     assert [task.trial.number for task in to_do(sweep, found, retries=True)] == [1]
     diverged = [at(0, 0.5), at(1, state=FAILED, is_final=True), at(2, 0.7), at(3, 0.6)]
     assert [task.trial.number for task in to_do(sweep, diverged, retries=True)] == [2, 3]
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_trial_whose_last_value_is_not_finite_has_failed_for_good(tmp_path, is_finished):
+    run = RunDir(tmp_path)
+    common = {"kind": "epoch", "train_s": 1, "evaluation_s": 1}
+    lines = [{**common, "epoch": epoch, "val_loss": value} for epoch, value in ((1, 0.3), (2, None))]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if is_finished:
+        run.finished.touch()
+    found = outcome(run, Trial(0, {}), "val_loss")
+    assert (found.state, found.is_final, found.reason) == (FAILED, True, "val_loss is not finite after epoch 2")
 
 
 def test_lower_can_be_better():

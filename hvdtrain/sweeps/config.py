@@ -12,7 +12,10 @@ from hvdtrain.config_file import YamlFile
 from hvdtrain.config_types import RUN_NAME, Args, PositiveInt, Section, Seed, Text
 from hvdtrain.study.sweep_space import Space
 
-SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "divergence")
+SMALLER_IS_BETTER = (
+    "loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "divergence", "logcosh", "poisson", "hinge",
+    "false_positives", "false_negatives",
+)  # fmt: skip
 
 
 class Objective(Section):

@@ -64,7 +64,10 @@ class Progress:
         return True
 
     def _failed(self, one: Ended[Task], now: Outcome) -> bool:
-        words = failure_words(one.run, title(one.what.trial), one.run.exit_code() or one.code)
+        code = one.run.exit_code() or one.code
+        has_ended_well = code in (int(ExitCode.OK), int(ExitCode.STOPPED))
+        name = title(one.what.trial)
+        words = f" {name}: {now.reason}" if has_ended_well else failure_words(one.run, name, code)
         self._say(f"{self._place}{words}")
         if now.is_final:
             return True

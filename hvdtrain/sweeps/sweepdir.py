@@ -151,6 +151,9 @@ def outcome(run: RunDir, trial: Trial, metric: str, *, is_active: bool = False) 
     epochs = {record["epoch"]: record for record in read_records(run.metrics) if record["kind"] == "epoch"}
     scores = {epoch: record[metric] for epoch, record in epochs.items() if record.get(metric) is not None}
     seconds = sum(record["train_s"] + record["evaluation_s"] for record in epochs.values())
+    last = max(epochs, default=0)
+    if not is_active and epochs and epochs[last].get(metric, 0) is None:  # as records write what is not finite
+        return Outcome(trial, FAILED, scores, seconds, f"{metric} is not finite after epoch {last}", is_final=True)
     if run.finished.exists():
         return Outcome(trial, FINISHED, scores, seconds)
     if is_active:

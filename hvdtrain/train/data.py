@@ -227,7 +227,7 @@ def evaluation_part(data: Any, *, batch_size: int | None, rank: int, size: int) 
         raise UserCodeError("the test data hold no example")
     counts = begin < end
     if is_stored(data):
-        rows = tf.data.Dataset.range(begin, end if counts else begin + 1).batch(batch_size or 32)
+        rows = tf.data.Dataset.range(*((begin, end) if counts else (0, 1))).batch(batch_size or 32)
         batches = rows.map(gatherer(tuples(data))).prefetch(2)
     else:
         part = tf.nest.map_structure(lambda array: array[begin:end] if counts else array[:1], tuples(data))

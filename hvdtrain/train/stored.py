@@ -125,7 +125,7 @@ def image_folder(
             another shape.
     """
     folder = Path(path)
-    classes = sorted(place for place in folder.iterdir() if place.is_dir()) if folder.is_dir() else []
+    classes = _class_folders(folder)
     files: list[Path] = []
     labels: Any = []
     for number, place in enumerate(classes):
@@ -146,6 +146,13 @@ def image_folder(
     if not counts[-1]:
         raise UserCodeError(f"{folder}: {len(files)} images for {comm.size} ranks, and each rank needs one at least")
     return OwnFiles((_ImageArray(_Images(files[mine], channels, size, cache)), labels[mine]), _as_they_are, counts)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """Return the folders of the classes; hidden ones, such as `.ipynb_checkpoints`, are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
 
 
 def _as_they_are(*batch: Any) -> Any:

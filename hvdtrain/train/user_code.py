@@ -181,11 +181,11 @@ def _check_all_finite(arrays: Any, name: str, kind: str) -> None:
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or len(array) == 0:
         return
     rows = array.reshape(len(array), -1)
     # A sum is finite only if every term is, save for overflow, which the exact look then clears.
-    if len(rows) == 0 or np.isfinite(rows.sum(dtype=np.float64)):
+    if np.isfinite(rows.sum(dtype=np.float64)):
         return
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):

@@ -166,7 +166,7 @@ def sampled(images: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     y = tf.clip_by_value(y + 1, 0.0, images.shape[1] + 1.0)
     x = tf.clip_by_value(x + 1, 0.0, images.shape[2] + 1.0)
     top, left = tf.minimum(tf.floor(y), float(images.shape[1])), tf.minimum(tf.floor(x), float(images.shape[2]))
-    down, right = (y - top)[..., None], (x - left)[..., None]
+    down, right = (tf.cast(part[..., None], images.dtype) for part in (y - top, x - left))
     row, column = tf.cast(top, tf.int32), tf.cast(left, tf.int32)
 
     def at(below: int, beside: int) -> tf.Tensor:
