@@ -30,7 +30,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Return a file's numbers; a first line that is none is a header.
+    """Return a file's numbers; a first line without any number is a header.
 
     Raises:
         NotFoundError: If there is no such file.
@@ -44,7 +44,7 @@ def read_table(path: Path) -> Table:
     if not content:
         raise UserCodeError(f"{path}: is empty; rows of numbers with commas between them are expected")
     names = [name.strip().strip('"') for name in head.decode("utf-8-sig", "replace").split(",")]
-    has_header = not all(map(_is_number, names))
+    has_header = not any(map(_is_number, names))
     if has_header and not rest:
         raise UserCodeError(f"{path}: has a header and no rows")
     table = Table(path, tuple(names) if has_header else (), _rows(path, content, len(names), int(has_header)))

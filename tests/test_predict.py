@@ -133,6 +133,12 @@ def test_inputs_that_do_not_fit_are_refused_with_the_reason(contest, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_first_row_that_lacks_a_value_is_no_header(tmp_path):
+    (tmp_path / "gap.csv").write_text("1,,3\n4,5,6\n")
+    with pytest.raises(UserCodeError, match=r"gap\.csv:1: value 2 must be a number; got ''"):
+        read_table(tmp_path / "gap.csv")
+
+
 def test_a_header_may_be_in_any_encoding(tmp_path):
     (tmp_path / "latin.csv").write_bytes("höhe,breite\n1,2\n3,4\n".encode("latin-1"))
     assert read_table(tmp_path / "latin.csv").rows.tolist() == [[1, 2], [3, 4]]
