@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hvdtrain.errors import ExitCode
-from hvdtrain.rundir import read_json
+from hvdtrain.errors import CorruptError, ExitCode
+from hvdtrain.rundir import RunDir, read_json
+from hvdtrain.runner import descendants
+from hvdtrain.sweeps.pool import Pool, make_slots
 from hvdtrain.sweeps.sweepdir import find_sweep, outcomes
 from tests.browser import find_browser, open_page
 from tests.conftest import PROJECT, missing
@@ -205,3 +208,66 @@ def test_trials_at_a_time_have_cores_of_their_own(halved):
     width = len(os.sched_getaffinity(0)) // found.sweep().width
     assert all(len(one) == width for one in cores)
     assert len(set(cores[:2])) == 2, "the first two began side by side"
+
+
+SCRIPT = 'while [ ! -f "$1/STOP" ] && [ ! -e "$1/../go on" ]; do sleep 0.05; done\n'
+
+
+def pool_of(folder, error: Exception, told: list[tuple[int, int]]) -> Pool[int]:
+    """Runs, two at a time, that last until they are stopped; `error` keeps the second from being made ready."""
+
+    def run_of(number: int) -> RunDir:
+        return RunDir(folder / str(number))
+
+    def begin(number, run, slot) -> None:
+        if number == 1:
+            raise error
+        run.logs.mkdir(parents=True)
+        run.script.write_text(SCRIPT)
+
+    def ended(one) -> bool:
+        told.append((one.what, one.code))
+        (folder / "go on").touch()
+        return True
+
+    (folder / "1").mkdir()
+    return Pool(make_slots(sorted(os.sched_getaffinity(0)), [], 2), os.environ, run_of=run_of, begin=begin, ended=ended)
+
+
+def still_running() -> set[int]:
+    """Return what this process has started and still runs, once what was killed has had time to end."""
+    deadline = time.monotonic() + 5
+    while (found := {pid for pid in descendants(os.getpid()) if is_running(pid)}) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # empty once it has ended
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_an_error_while_a_trial_starts_leaves_none_training(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        pool_of(tmp_path, ZeroDivisionError(), []).run([0, 1, 2])
+    assert (tmp_path / "0" / "STOP").exists(), "it is asked to save its state first"
+    assert not still_running()
+    assert not (tmp_path / "2").exists()
+
+
+def test_a_trial_that_cannot_be_asked_to_stop_is_killed(tmp_path):
+    (tmp_path / "0" / "STOP" / "in the way").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        pool_of(tmp_path, ZeroDivisionError(), []).run([0, 1])
+    assert not still_running()
+
+
+def test_a_trial_that_cannot_be_made_ready_has_failed_and_the_others_train(tmp_path, capsys):
+    told: list[tuple[int, int]] = []
+    assert pool_of(tmp_path, CorruptError("plan.json: damaged"), told).run([0, 1, 2]) == 0
+    assert told[0] == (1, ExitCode.CORRUPT)
+    assert sorted(told[1:]) == [(0, 0), (2, 0)]
+    assert RunDir(tmp_path / "1").exit_code() == ExitCode.CORRUPT
+    assert "hvdtrain: plan.json: damaged" in capsys.readouterr().err

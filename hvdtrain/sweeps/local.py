@@ -181,17 +181,18 @@ def pool(directory: SweepDir, sweep: Sweep, facts: Facts, progress: Progress) ->
     """Return the pool of a sweep's trials, each with its part of the machine."""
     slots = make_slots(sorted(os.sched_getaffinity(0)), visible_gpus(facts), sweep.width)
 
-    def begin(task: Task, slot: Slot) -> RunDir:
-        run = directory.run(sweep, task.trial)
+    def run_of(task: Task) -> RunDir:
+        return directory.run(sweep, task.trial)
+
+    def begin(task: Task, run: RunDir, slot: Slot) -> None:
         own = dataclasses.replace(facts, num_cores=len(slot.cores), num_gpus=len(slot.gpus))
         make_ready_again(run, next_start(run, task, own))
-        return run
 
     def ended(one: Ended[Task]) -> bool:
         return progress.ended(one)
 
     environ = {**rank_environment(dict(os.environ)), "HVDTRAIN_PROGRESS": "quiet"}
-    return Pool(slots, environ, begin=begin, ended=ended)
+    return Pool(slots, environ, run_of=run_of, begin=begin, ended=ended)
 
 
 def next_start(run: RunDir, task: Task, facts: Facts) -> Prepared:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Generic, TypeVar
 
 from hvdtrain.cli.show import talk
-from hvdtrain.errors import ExitCode
+from hvdtrain.errors import ExitCode, HvdtrainError
 from hvdtrain.jobs import bash, clear_leftovers
 from hvdtrain.rundir import RunDir, write_text
 from hvdtrain.runner import descendants, end_group, kill_all
@@ -74,7 +74,8 @@ class Pool(Generic[T]):
     Args:
         slots: Parts of the machine.
         environ: Environment of the runs' scripts, which must hand HVDTRAIN_BATCH to the ranks: they look for STOP.
-        begin: Makes a run directory ready to be started in a slot.
+        run_of: Returns a run directory.
+        begin: Makes it ready to be started in a slot; an HvdtrainError is the failure of this run alone.
         ended: Told of each run that has ended by itself; returns whether to go on.
     """
 
@@ -83,37 +84,56 @@ class Pool(Generic[T]):
         slots: Sequence[Slot],
         environ: Mapping[str, str],
         *,
-        begin: Callable[[T, Slot], RunDir],
+        run_of: Callable[[T], RunDir],
+        begin: Callable[[T, RunDir, Slot], None],
         ended: Callable[[Ended[T]], bool],
     ) -> None:
         self._free = list(slots)
         self._environ = dict(environ)
+        self._run_of = run_of
         self._begin = begin
         self._ended = ended
         self._active: list[Started[T]] = []
         self._signals: list[int] = []
 
     def run(self, waiting: Sequence[T]) -> int:
-        """Run everything; return 0, or the exit code of a signal that stopped it, with all states saved."""
-        queue = deque(waiting)
+        """Run everything; return 0, or the exit code of a signal that stopped it, with all states saved.
+
+        No run goes on without this one: an exception stops all of them first.
+        """
         with self._noting_signals():
-            while (queue and not self._signals) or self._active:
-                if self._signals:
-                    self._stop(f"{len(self._active)} trial(s) save their state and stop (once more to kill) ...")
-                    break
-                while queue and self._free:
-                    self._start(queue.popleft())
-                time.sleep(POLL_S)
-                if not all([self._ended(one) for one in self._take_ended()]):
-                    queue.clear()
-                    self._stop("")
+            try:
+                self._see_through(deque(waiting))
+            except BaseException:
+                self._stop_saving()
+                raise
         if not self._signals:
             return int(ExitCode.OK)
         return int(ExitCode.INTERRUPTED) if self._signals[0] == signal.SIGINT else 128 + self._signals[0]
 
-    def _start(self, what: T) -> None:
-        slot = self._free.pop(0)
-        run = self._begin(what, slot)
+    def _see_through(self, queue: deque[T]) -> None:
+        while (queue and not self._signals) or self._active:
+            if self._signals:
+                self._stop_saving()
+                return
+            ended: list[Ended[T]] = []
+            while queue and self._free and not ended:
+                ended += self._start(queue.popleft())
+            time.sleep(POLL_S)
+            if not all([self._ended(one) for one in [*ended, *self._take_ended()]]):
+                queue.clear()
+                self._stop()
+
+    def _start(self, what: T) -> list[Ended[T]]:
+        """Start a run in a free slot; return its end if it cannot be made ready."""
+        slot, run = self._free.pop(0), self._run_of(what)
+        try:
+            self._begin(what, run, slot)
+        except HvdtrainError as error:
+            talk(f"hvdtrain: {error}")
+            write_text(run.exit, f"{error.exit_code:d}\n")
+            self._free.append(slot)
+            return [Ended(what, run, int(error.exit_code), 0.0)]
         environ = self._environ | ({"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)} if slot.gpus else {})
         with open(run.launcher_log, "wb") as log, bound_to(slot.cores):
             process = subprocess.Popen(
@@ -125,6 +145,7 @@ class Pool(Generic[T]):
                 stderr=log,
             )
         self._active.append(Started(what, run, slot, process, time.monotonic()))
+        return []
 
     def _take_ended(self) -> list[Ended[T]]:
         ended = []
@@ -140,21 +161,33 @@ class Pool(Generic[T]):
             ended.append(Ended(one.what, one.run, code, time.monotonic() - one.began))
         return ended
 
-    def _stop(self, words: str) -> None:
-        """Ask all runs to save and end, and see that they do; a second signal, or too long a wait, kills them."""
-        if words and self._active:
-            talk(f"\n{words}")
-        for one in self._active:
-            write_text(one.run.stop, "the sweep was stopped\n")
+    def _stop_saving(self) -> None:
+        if self._active:
+            talk(f"\n{len(self._active)} trial(s) save their state and stop (once more to kill) ...")
+        self._stop()
+
+    def _stop(self) -> None:
+        """Ask all runs to save and end; a second signal, too long a wait, or an error here kills them."""
+        try:
+            for one in self._active:
+                write_text(one.run.stop, "the sweep was stopped\n")
+            self._await_ends()
+        finally:
+            self._kill()
+
+    def _await_ends(self) -> None:
         deadline, asked = time.monotonic() + SAVE_GRACE_S, len(self._signals)
         while self._active:
             if len(self._signals) > asked or time.monotonic() > deadline:
-                for one in self._active:
-                    kill_all({*descendants(one.process.pid), one.process.pid})
+                self._kill()
             time.sleep(POLL_S)
             for ended in self._take_ended():
                 if ended.run.exit_code() != ExitCode.STOPPED:  # killed by us: it is no failure of its own
                     ended.run.exit.unlink(missing_ok=True)
+
+    def _kill(self) -> None:
+        for one in self._active:
+            kill_all({*descendants(one.process.pid), one.process.pid})
 
     @contextlib.contextmanager
     def _noting_signals(self) -> Iterator[None]:
