@@ -285,3 +285,10 @@ def test_runs_on_files_have_the_bits_of_runs_on_arrays(tmp_path: Path):
         tests.add(found["metrics"]["val_accuracy"])
     assert len(digests) == 1
     assert len(tests) == 1
+
+
+def test_a_file_of_records_may_have_brackets_in_its_name(tmp_path):
+    path = str(tmp_path / "rec[v1].tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(b"one")
+    assert tfrecords(path, lambda records: records).arrays[0][0] == b"one"

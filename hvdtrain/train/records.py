@@ -46,7 +46,7 @@ def tfrecords(
             fewer files than ranks.
     """
     if isinstance(files, (str, Path)):
-        pattern, files = files, glob(str(files))
+        pattern, files = files, [files] if os.path.exists(files) else glob(str(files))
         if not files:
             raise UserCodeError(
                 f"{pattern}: no file has this name; give a path, or a pattern such as 'data/train-*.tfrecord'"
