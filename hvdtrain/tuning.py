@@ -8,10 +8,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hvdtrain.bench.launch import SIGNALLED
-from hvdtrain.bench.statistics import estimate, paired_ratios
+from hvdtrain.bench.statistics import Estimate, estimate, paired_ratios
 from hvdtrain.bench.table import table
 from hvdtrain.cli.show import duration, talk
 from hvdtrain.config_file import load_config
@@ -20,6 +19,7 @@ from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.measuring import run_measurement
 from hvdtrain.prepare import Prepared, prepare
 from hvdtrain.rundir import RunDir, read_json
+from hvdtrain.study.compare import MIN_REPEATS
 from hvdtrain.study.knobs import DEFAULT, Setting, Trial, is_worth_it, settings, trials, winners
 from hvdtrain.study.sample import sample_of
 
@@ -35,13 +35,18 @@ class Tuned:
     Args:
         trials: Each setting against the configuration as it is.
         chosen: The settings that are worth it together; empty if none are.
-        gain: (median, low, high) of their throughput over that of the configuration as it is; None if nothing won.
+        gain: (median, low, high) of the winners' throughput over that of the configuration as it is; None if that was
+            not measured.
+        num_pairs: Pairs of runs behind the gain; None if nothing won alone.
         seconds: What it took.
+        num_candidates: Settings there were to try.
+        is_out_of_time: Whether a run was left out because the time was up.
     """
 
     trials: tuple[Trial, ...]
     chosen: tuple[Setting, ...]
     gain: tuple[float, float, float] | None
+    num_pairs: int | None
     seconds: float
     num_candidates: int
     is_out_of_time: bool
@@ -95,8 +100,9 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
         gain = _confirm(bench, best) if best else None
     chosen = tuple(best) if is_worth_it(gain) else ()
     interval = (gain.median, gain.low, gain.high) if gain else None
+    num_pairs = (gain.n if gain else 0) if best else None
     seconds = time.monotonic() - began
-    return Tuned(tuple(found), chosen, interval, seconds, len(candidates), seconds > 60 * minutes)
+    return Tuned(tuple(found), chosen, interval, num_pairs, seconds, len(candidates), bench.is_out_of_time)
 
 
 def _screen(bench: Bench, candidates: Sequence[Setting]) -> None:
@@ -113,7 +119,7 @@ def _has_gained(bench: Bench, setting: Setting) -> bool:
     return bench.throughputs.get(setting.override, {}).get(0, 0.0) > bench.throughputs[DEFAULT][0]
 
 
-def _confirm(bench: Bench, best: Sequence[Setting]) -> Any:
+def _confirm(bench: Bench, best: Sequence[Setting]) -> Estimate | None:
     """Return the gain of the winners together, measured anew in turn with the configuration as it is."""
     together = " + ".join(setting.override for setting in best)
     talk(f"together: {together}, {FINAL_REPEATS} times")
@@ -131,6 +137,7 @@ class Bench:
     Attributes:
         throughputs: Name -> repeat -> examples per second.
         reduction: How gradients travelled, in words.
+        is_out_of_time: Whether something came too late.
     """
 
     def __init__(
@@ -144,10 +151,12 @@ class Bench:
         self._count = 0
         self.throughputs: dict[str, dict[int, float]] = {}
         self.reduction = ""
+        self.is_out_of_time = False
 
     def measure(self, name: str, chosen: Sequence[Setting], repeat: int) -> None:
         """Measure one setting once; what does not work, or comes too late, is left out."""
         if time.monotonic() > self._deadline:
+            self.is_out_of_time = True
             return
         prepared = self._prepared(chosen)
         if prepared is None:
@@ -191,23 +200,32 @@ def tuned_text(found: Tuned) -> str:
         for trial in found.trials
     ]
     lines = [table(("setting", "speed", "interval", "n", ""), rows, markdown=False)] if rows else []
-    if found.chosen and found.gain is not None:
-        words = "\n".join(f"  {setting.override}" for setting in found.chosen)
-        middle, low, high = found.gain
-        lines.append(f"\nFaster by {middle - 1:.1%} ({low - 1:+.1%} to {high - 1:+.1%}, n = {FINAL_REPEATS}):\n{words}")
-    elif found.gain is not None:
-        lines.append(
-            f"\nWhat won alone does not win together ({found.gain[0]:.3f}, {found.gain[1]:.3f} to {found.gain[2]:.3f})"
-            ": the configuration stays as it is."
-        )
-    else:
-        lines.append("\nNothing is faster than the configuration as it is.")
+    lines.append(f"\n{_verdict(found)}")
     if found.is_out_of_time:
         lines.append(
-            f"The time was up: {len(found.trials)} of {found.num_candidates} settings were tried; use more --minutes."
+            f"The time was up before everything was measured ({len(found.trials)} of {found.num_candidates} settings "
+            "were tried); use more --minutes."
         )
     lines.append(f"It took {duration(found.seconds)}." + ("" if found.chosen else " No configuration is written."))
     return "\n".join(lines)
+
+
+def _verdict(found: Tuned) -> str:
+    if found.num_pairs is None:
+        return "Nothing is faster than the configuration as it is."
+    if found.gain is None or found.num_pairs < MIN_REPEATS:
+        return (
+            f"What won alone was measured together too seldom to tell (n = {found.num_pairs}, at least {MIN_REPEATS})"
+            ": the configuration stays as it is."
+        )
+    middle, low, high = found.gain
+    if not found.chosen:
+        return (
+            f"What won alone does not win together ({middle:.3f}, {low:.3f} to {high:.3f}, n = {found.num_pairs})"
+            ": the configuration stays as it is."
+        )
+    words = "\n".join(f"  {setting.override}" for setting in found.chosen)
+    return f"Faster by {middle - 1:.1%} ({low - 1:+.1%} to {high - 1:+.1%}, n = {found.num_pairs}):\n{words}"
 
 
 def to_json(found: Tuned) -> str:

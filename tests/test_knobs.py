@@ -61,4 +61,5 @@ def test_a_gain_must_be_more_than_chance_and_more_than_a_percent():
     assert is_worth_it(estimate([1.05, 1.04, 1.06]))
     assert not is_worth_it(estimate([1.05, 0.99, 1.06]))
     assert not is_worth_it(estimate([1.005, 1.004, 1.006]))
+    assert not is_worth_it(estimate([1.05, 1.06])), "two pairs of runs are too few"
     assert not is_worth_it(None)

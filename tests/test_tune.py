@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from hvdtrain.config_file import load_config
+from hvdtrain.study.knobs import Setting
+from hvdtrain.tuning import Tuned, tuned_text
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.beside
@@ -55,6 +57,22 @@ def digest(runs, *settings):
     subprocess.run([*command, "--runs", str(runs)], capture_output=True, timeout=120, check=True)
     (summary,) = runs.glob("*/*/summary.json")
     return json.loads(summary.read_text())["digest"]
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "gain", "chosen", "said"),
+    [
+        (None, None, (), "Nothing is faster than the configuration as it is."),
+        (0, None, (), "too seldom to tell (n = 0, at least 3)"),
+        (1, (1.2, 1.2, 1.2), (), "too seldom to tell (n = 1, at least 3)"),
+        (4, (1.02, 0.99, 1.05), (), "does not win together (1.020, 0.990 to 1.050, n = 4)"),
+        (3, (1.04, 1.03, 1.05), (Setting("a.b", "1"),), "Faster by 4.0% (+3.0% to +5.0%, n = 3):\n  a.b=1"),
+    ],
+)
+def test_what_was_found_is_said_with_how_often_it_was_measured(num_pairs, gain, chosen, said):
+    text = tuned_text(Tuned((), chosen, gain, num_pairs, 60.0, 2, is_out_of_time=num_pairs == 0))
+    assert said in text
+    assert ("The time was up before everything was measured (0 of 2 settings were tried)" in text) == (num_pairs == 0)
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hvdtrain.bench.statistics import Estimate, estimate, paired_ratios
+from hvdtrain.study.compare import MIN_REPEATS
 
 DEFAULT = "as it is"
 MIN_GAIN = 1.01  # less is not worth a changed configuration
@@ -104,4 +105,4 @@ def winners(found: Sequence[Trial]) -> list[Setting]:
 
 def is_worth_it(ratio: Estimate | None) -> bool:
     """Tell whether the winners together beat the configuration as it is, and not by chance."""
-    return ratio is not None and ratio.median >= MIN_GAIN and ratio.low > 1
+    return ratio is not None and ratio.n >= MIN_REPEATS and ratio.median >= MIN_GAIN and ratio.low > 1
