@@ -93,6 +93,7 @@ def test_wrong_parameters_are_said_with_their_line(written, line, said):
         ("[1, 2]", "a block of 'key: value' lines"),
         (GOOD.replace("base.yaml", "nowhere.yaml"), "my.yaml:1: base: there is no such file"),
         (GOOD + "objective: {metric: val_acuracy}", "did you mean 'val_accuracy'?"),
+        (GOOD + "objective: {metric: val_mine}", "whether more 'val_mine' is better; say mode: max or mode: min"),
         (GOOD.replace("grid", "random") + "num_trials: 5000", "5,000 trials; at most 1,000"),
     ],
 )
@@ -165,10 +166,16 @@ def test_fewer_combinations_than_were_asked_for_are_said(written):
         ("val_loss", False),
         ("val_mse", False),
         ("val_mean_absolute_error", False),
-        ("auc", True),
-        ("val_categorical_hinge", False),
         ("val_logcosh", False),
-        ("val_false_negatives", False),
+        ("val_poisson", False),
+        ("val_categorical_hinge", False),
+        ("false_negatives", False),
+        ("auc", True),
+        ("val_auc_1", True),
+        ("val_f1_score", True),
+        ("val_one_hot_mean_io_u", True),
+        ("val_recall_at_precision", True),
+        ("val_brier_score", None),
     ],
 )
 def test_what_is_better_follows_from_the_name(metric, is_max):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,9 +13,14 @@ from hvdtrain.config_file import YamlFile
 from hvdtrain.config_types import RUN_NAME, Args, PositiveInt, Section, Seed, Text
 from hvdtrain.study.sweep_space import Space
 
+# Ends of the names of Keras's losses and metrics, and of common ones.
 SMALLER_IS_BETTER = (
-    "loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "divergence", "logcosh", "poisson", "hinge",
-    "false_positives", "false_negatives",
+    "loss", "error", "mse", "mae", "mape", "msle", "rmse", "crossentropy", "divergence", "kld", "logcosh", "log_cosh",
+    "poisson", "hinge", "false_positives", "false_negatives", "perplexity",
+)  # fmt: skip
+LARGER_IS_BETTER = (
+    "accuracy", "acc", "auc", "precision", "recall", "sensitivity", "specificity", "f1", "f1_score", "fbeta_score",
+    "r2_score", "iou", "io_u", "true_positives", "true_negatives", "similarity", "correlation",
 )  # fmt: skip
 
 
@@ -23,13 +29,18 @@ class Objective(Section):
 
     metric: Text = Field("val_accuracy", description="Name of a value in the epochs' records, such as val_loss.")
     mode: Literal["auto", "max", "min"] = Field(
-        "auto", description="auto: min where the name ends in loss, error or the like, else max."
+        "auto", description="auto: min where the name ends in loss, error or the like, max in accuracy or the like."
     )
 
     @property
-    def is_max(self) -> bool:
-        """Whether a larger value is better."""
-        return self.mode == "max" or (self.mode == "auto" and not self.metric.lower().endswith(SMALLER_IS_BETTER))
+    def is_max(self) -> bool | None:
+        """Whether a larger value is better; None if neither mode nor name says so."""
+        if self.mode != "auto":
+            return self.mode == "max"
+        name = re.sub(r"_\d+$", "", self.metric.lower())  # Keras numbers metrics of one kind: auc_1
+        if name.endswith(SMALLER_IS_BETTER):
+            return False
+        return True if name.endswith(LARGER_IS_BETTER) else None
 
 
 class Halving(Section):

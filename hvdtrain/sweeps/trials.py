@@ -129,6 +129,8 @@ def _check_base(sweep: SweepFile, base: Config) -> None:
     )  # models of several outputs have names of their own
     if metric not in known and near:
         found.append((("objective", "metric"), f"the base has no {metric!r}; did you mean {near[0]!r}?"))
+    elif sweep.config.objective.is_max is None:
+        found.append((("objective",), f"nothing says whether more {metric!r} is better; say mode: max or mode: min"))
     if found:
         raise ConfigError(sweep.document.problems(found))
 
