@@ -193,7 +193,7 @@ def test_one_process_alone_is_no_report_yet(tmp_path, capsys):
         (["scale", DIGITS, "--ranks", "0,2"], "numbers of ranks"),
         (["scale", DIGITS, "--ranks", "1,2", "--submit"], "--site"),
         (["scale", DIGITS, "--ranks", "1,2", "--wait"], "--wait and --ranks-per-node are for batch jobs"),
-        (["scale", DIGITS, "--ranks", "1", "--collect", "x"], f"it takes --wait and --studies alone; got {DIGITS}, --ranks"),
+        (["scale", DIGITS, "--ranks", "1", "--collect", "x"], f"and --studies alone; got {DIGITS}, --ranks"),
         (["scale", "--resume", "x", "--repeats", "3", "--wait"], "takes --studies alone; got --repeats, --wait"),
         (["scale", DIGITS, "--ranks", "1,4096"], "the data cannot fill one global batch"),
         (["scale", "nowhere.yaml", "--ranks", "1"], "nowhere.yaml"),
