@@ -130,7 +130,7 @@ def test_so_many_of_each_class_are_drawn_by_the_seed():
         (["--examples-per-class", "ten"], "numbers with commas between them"),
         (["--examples-per-class", "5,134"], "at most 133 on digits; got 134"),
         (["--resume", "nowhere"], "no ladder 'nowhere'"),
-        (["--seeds", "3", "--models", "cnn_one", "--resume"], "it was asked for; got --seeds, --models"),
+        (["--seeds", "3", "--models", "cnn_one", "--resume"], "takes --studies alone; got --seeds, --models"),
     ],
 )
 def test_bad_input_is_explained_before_anything_starts(words, said, tmp_path):
