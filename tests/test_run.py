@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -112,7 +113,7 @@ def test_list_shows_the_run(done):
 
 def test_a_finished_run_is_not_trained_again(done, tmp_path):
     before = done.run.summary.read_bytes()
-    by_hand = f"HVDTRAIN_PYTHON={sys.executable} bash '{done.run.script}' '{done.run.path}'"
+    by_hand = f"HVDTRAIN_PYTHON={sys.executable} {shlex.join(['bash', str(done.run.script), str(done.run.path)])}"
     for outcome in (
         done.folder.hvdtrain("run", "--resume", str(done.run.path)),
         Workdir(tmp_path).call("bash", "-c", by_hand),
