@@ -13,7 +13,6 @@ from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.statistics import Estimate, estimate, paired_ratios
 from hvdtrain.bench.table import table
 from hvdtrain.cli.show import duration, talk
-from hvdtrain.config_file import load_config
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.measuring import run_measurement
@@ -68,8 +67,8 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
     """
     began = time.monotonic()
     facts = gather_facts()
-    plan = prepare(config_path, facts, overrides=overrides).plan
-    config = load_config(config_path, overrides)
+    prepared = prepare(config_path, facts, overrides=overrides)
+    plan = prepared.plan
     if plan.strategy == "mirrored":
         raise ConfigError("tune tries knobs of Horovod and of single processes; MirroredStrategy has none of them")
     with tempfile.TemporaryDirectory(prefix="hvdtrain-tune-") as folder:
@@ -82,12 +81,7 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
             for setting in settings(
                 num_ranks=plan.num_ranks,
                 steps_per_epoch=plan.steps_per_epoch,
-                now={
-                    "training.steps_per_execution": str(plan.steps_per_execution),
-                    "horovod.cycle_time_ms": f"{plan.cycle_time_ms:g}",
-                    "launch.threads_per_rank": str(config.launch.threads_per_rank or plan.cores_per_rank),
-                    "launch.yield_when_idle": "true" if plan.num_cores < 2 * plan.num_ranks else "false",
-                },
+                now=in_force(prepared),
                 shares_memory=bench.reduction == "shared memory",
                 cores_per_rank=plan.cores_per_rank,
             )
@@ -103,6 +97,18 @@ def tune(config_path: str, overrides: Sequence[str], *, minutes: float, allows_r
     num_pairs = (gain.n if gain else 0) if best else None
     seconds = time.monotonic() - began
     return Tuned(tuple(found), chosen, interval, num_pairs, seconds, len(candidates), bench.is_out_of_time)
+
+
+def in_force(prepared: Prepared) -> dict[str, str]:
+    """Return the values of the knobs as they are, which need not be tried; where nobody chose, what is chosen here."""
+    plan, launch = prepared.plan, prepared.config.launch
+    yields = plan.num_cores < 2 * plan.num_ranks if launch.yield_when_idle == "auto" else launch.yield_when_idle
+    return {
+        "training.steps_per_execution": str(plan.steps_per_execution),
+        "horovod.cycle_time_ms": f"{plan.cycle_time_ms:g}",
+        "launch.threads_per_rank": str(launch.threads_per_rank or plan.cores_per_rank),
+        "launch.yield_when_idle": "true" if yields else "false",
+    }
 
 
 def _screen(bench: Bench, candidates: Sequence[Setting]) -> None:

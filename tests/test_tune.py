@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from hvdtrain.config_file import load_config
+from hvdtrain.facts import Facts
+from hvdtrain.prepare import prepare
 from hvdtrain.study.knobs import Setting
-from hvdtrain.tuning import Tuned, tuned_text
+from hvdtrain.tuning import Tuned, in_force, tuned_text
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.beside
@@ -57,6 +59,13 @@ def digest(runs, *settings):
     subprocess.run([*command, "--runs", str(runs)], capture_output=True, timeout=120, check=True)
     (summary,) = runs.glob("*/*/summary.json")
     return json.loads(summary.read_text())["digest"]
+
+
+@pytest.mark.parametrize(("given", "now"), [("auto", "true"), ("true", "true"), ("false", "false")])
+def test_the_opposite_of_a_setting_that_was_given_is_tried(given, now):
+    facts = Facts(num_cores=2, mpi="openmpi5", mpi_found="Open MPI 5", has_horovod=True, num_gpus=0)
+    prepared = prepare(DIGITS, facts, overrides=(f"launch.yield_when_idle={given}", "launch.num_ranks=2"))
+    assert in_force(prepared)["launch.yield_when_idle"] == now
 
 
 @pytest.mark.parametrize(
