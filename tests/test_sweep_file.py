@@ -65,6 +65,7 @@ def test_the_examples_are_valid(name):
         ("model.args.units: {low: 16, high: 64}", "a grid needs a list of values"),
         ("model.args.units: {low: 64, high: 16}", "must be less than high"),
         ("model.args.units: {low: 0, high: 16, log: true}", "must be greater than 0, since log is true"),
+        ("model.args.units: {low: 1.0e-320, high: 1.0e+300, log: true}", "is too far below high, since log is true"),
         ("model.args.units: {low: 0.5, high: 16, integer: true}", "must be a whole number"),
         ("model.args.units: {low: 1, hihg: 16}", "did you mean 'high'?"),
         ("optimizer: [{name: sgd}]\n  optimizer.name: [adam]", "lies inside 'optimizer', which is swept as well"),

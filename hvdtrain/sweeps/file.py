@@ -148,11 +148,17 @@ def _range_problems(given: Mapping[str, Any]) -> Iterator[Found]:
     for key in ("log", "integer"):
         if not isinstance(given.get(key, False), bool):
             yield (key,), f"must be true or false; got {shown(given[key])}"
-    low, high = float(ends["low"] or 0), float(ends["high"] or 0)
+    problem = _problem_of_ends(float(ends["low"] or 0), float(ends["high"] or 0), is_log=given.get("log") is True)
+    if problem:
+        yield ("low",), f"{problem}; got low {shown(ends['low'])} and high {shown(ends['high'])}"
+
+
+def _problem_of_ends(low: float, high: float, *, is_log: bool) -> str:
     if not low < high or not math.isfinite(high - low):
-        yield ("low",), f"must be less than high; got low {shown(ends['low'])} and high {shown(ends['high'])}"
-    elif given.get("log") is True and low <= 0:
-        yield ("low",), f"must be greater than 0, since log is true; got {shown(ends['low'])}"
+        return "must be less than high"
+    if is_log and low <= 0:
+        return "must be greater than 0, since log is true"
+    return "is too far below high, since log is true" if is_log and not math.isfinite(high / low) else ""
 
 
 # -- what does not go together ------------------------------------------------------------------
