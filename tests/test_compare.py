@@ -1,9 +1,16 @@
 """Comparing two studies: noise is not a difference, and a difference is not noise."""
 
+import json
+import subprocess
+import sys
+
+import pytest
+
 from hvdtrain.study.compare import differences
 from hvdtrain.study.expand import Question
 from hvdtrain.study.sample import sample_of
 from hvdtrain.study.scaling_table import make_table
+from hvdtrain.studydir import StudyDir, write_study
 from tests.test_sample import measurement, rank
 
 QUESTION = Question("c.yaml", (1, 2), "weak", 5, 10.0, 50, "real")
@@ -34,6 +41,19 @@ def test_a_tenth_slower_is_seen_and_called_worse():
 
 def test_two_repeats_are_too_few_to_tell():
     assert differences(study(repeats=2), study(1.1, repeats=2))[0] == []
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_studies_of_too_few_repeats_are_an_error_in_every_form(words, tmp_path):
+    for name in ("a", "b"):
+        study_dir = StudyDir(tmp_path / "c" / f"now-{name}")
+        write_study(study_dir, "c", QUESTION)
+        rows = [{"kind": "ranks", "repeat": repeat, **measurement(rank())} for repeat in range(2)]
+        study_dir.measurements.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "hvdtrain", "compare", "a", "b", "--studies", str(tmp_path), *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nothing can be compared" in result.stderr
 
 
 def test_speedup_is_taken_within_a_repeat():

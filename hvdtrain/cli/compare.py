@@ -31,6 +31,8 @@ def command(study_a: str, study_b: str, as_json: bool, root: Path) -> None:
     if not pairs(before, after):
         raise ConfigError("the two studies have no size in common")
     found, compared = differences(before, after)
+    if compared == 0:
+        raise ConfigError("nothing can be compared: an interval needs at least 3 repeats in both studies (--repeats 3)")
     if as_json:
         print(json.dumps([{**dataclasses.asdict(one), "ratio": one.ratio} for one in found], indent=1))
         return
@@ -47,6 +49,4 @@ def command(study_a: str, study_b: str, as_json: bool, root: Path) -> None:
     ]
     if rows:
         print(table(("ranks", "quantity", "A", "B", "B / A", ""), rows, markdown=False))
-    if compared == 0:
-        raise ConfigError("nothing can be compared: an interval needs at least 3 repeats in both studies (--repeats 3)")
     print(f"{len(found)} of {compared} comparisons differ by more than their 95 % intervals (at least 3 repeats each).")
