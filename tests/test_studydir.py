@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_a_damaged_question_is_named(kind, text, tmp_path):
     path = tmp_path / "ladder" / "20260101-000000-abcdef" / f"{kind}.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = FINDERS[kind]("", tmp_path)
+    found: Any = FINDERS[kind]("", tmp_path)
     with pytest.raises(CorruptError, match=rf"{kind}.json is damaged \(\w+: .*\); move .*-abcdef away"):
         found.sweep() if kind == "sweep" else found.question()
     if isinstance(found, StudyDir):
