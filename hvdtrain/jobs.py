@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 
 from hvdtrain.cli.options import Changes
 from hvdtrain.cli.show import go_on, ledger_text, name_of, nice_path, program, talk
-from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode, NotFoundError
+from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode, NoSpaceError, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
@@ -66,7 +67,8 @@ def start(run: RunDir) -> int:
         code = execute([bash(), str(run.script), str(run.path)], environ=rank_environment(environ_now()), noise=noise)
     code = outcome(run, code)
     if code and run.exit_code() is None:
-        write_text(run.exit, f"{code}\n")
+        with contextlib.suppress(NoSpaceError):  # a full disk must not hide why the run ended
+            write_text(run.exit, f"{code}\n")
     return code
 
 

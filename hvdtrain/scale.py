@@ -55,7 +55,7 @@ def resume_here(study: StudyDir) -> int:
     if question.site is not None:
         raise ConfigError(
             f"--resume: the runs of study {study.short_id} are jobs of site {question.site}; see what they have found: "
-            f"hvdtrain scale --collect {study.short_id} [--wait]"
+            f"hvdtrain scale --collect {name_of(study)} [--wait]"
         )
     prepared = {point: _prepared(question, point, facts, None) for point in points(question)}
     return _run_all(study, prepared)

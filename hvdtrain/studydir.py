@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hvdtrain.cli.show import name_of
 from hvdtrain.errors import CorruptError, NotFoundError
 from hvdtrain.rundir import RunDir, read_json, write_text
 from hvdtrain.study.expand import RANKS, Point, Question, points
@@ -109,7 +110,7 @@ class StudyDir(ReportDir):
             if row is None:
                 raise CorruptError(
                     f"{self.measurements}:{number} is damaged; write it anew from the runs: hvdtrain scale --collect "
-                    f"{self.short_id}"
+                    f"{name_of(self)}"
                 )
             found.append(row)
         return found

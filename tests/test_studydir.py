@@ -55,7 +55,7 @@ def test_a_damaged_measurement_is_named_and_gathered_anew(tmp_path):
     before = study.measurements.read_text()
     for damaged in (before[:-40], before + "5\n", before + "{}\n", before + "\udcff"):
         study.measurements.write_text(damaged, errors="surrogateescape")
-        with pytest.raises(CorruptError, match=r"measurements.jsonl:\d is damaged; .*--collect abcdef"):
+        with pytest.raises(CorruptError, match=r"measurements.jsonl:\d is damaged; .*--collect .*abcdef"):
             study.rows()
         assert gather(study) == []
         assert study.measurements.read_text() == before

@@ -214,6 +214,11 @@ def test_hints_continue_a_run_where_it_was_started(slurm):
     assert "hvdtrain run --resume aaaaaa goes on" in fix
 
 
+def test_a_path_in_a_hint_stays_as_it_is_whatever_words_are_in_it(slurm):
+    run = make_run(slurm / "OTHER_RUNS", "aaaaaa", EXIT="75\n")
+    assert f"--resume {run.path.relative_to(slurm)} goes on" in hvdtrain(slurm, "why", str(run.path)).stdout
+
+
 def test_a_name_in_a_hint_is_found_without_the_option_that_says_where(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert name_of(make_run(tmp_path / "runs", "aaaaaa")) == "aaaaaa"

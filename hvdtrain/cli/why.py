@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import click
@@ -24,8 +25,8 @@ def command(name: str, as_json: bool, runs_root: Path) -> None:
 
     run = find_run(name, runs_root)
     cause = cause_of(evidence_of(run))
-    fix = cause.fix.replace("GO_ON", go_on(run)).replace("RUN", name_of(run))
-    cause = dataclasses.replace(cause, fix=fix)
+    names = {"GO_ON": go_on(run), "RUN": name_of(run)}
+    cause = dataclasses.replace(cause, fix=re.sub("GO_ON|RUN", lambda found: names[found[0]], cause.fix))
     if as_json:
         click.echo(json.dumps({"run": str(run.path), **dataclasses.asdict(cause)}))
         return
