@@ -287,7 +287,8 @@ def callbacks(
     Raises:
         UserCodeError: Before `init`, for `resume` without `checkpoint_dir`, and for callbacks that would undo what
             hvdtrain does. In fit, without `resume`: if the directory holds checkpoints of later steps than training
-            starts at.
+            starts at. In fit, resumed within an epoch: if the global batch, the seed, the number of examples or (for
+            other data than arrays) that of ranks is not what the epoch began with.
         CorruptError: If checkpoints exist and none of them is valid.
     """
     comm = _require_world().comm
@@ -308,14 +309,25 @@ def callbacks(
         "check_every_steps": check_every_steps,
         "whether BackupAndRestore is there": any(isinstance(one, keras.callbacks.BackupAndRestore) for one in mine),
     }
+    batches = _batches_facts(data, comm)
     saver = []
     if root is not None:
-        often = save_every_steps
-        saver = [Saver(comm, root, every_steps=often, prove=proof.check, keep=keep, found=found, memory=memory)]
+        saver = [
+            Saver(
+                comm,
+                root,
+                every_steps=save_every_steps,
+                prove=proof.check,
+                keep=keep,
+                state={"batches": batches},
+                found=found,
+                memory=memory,
+            )
+        ]
     return [
         Setup(comm, restore=(lambda model: restore(model, found)) if found else None, facts=facts),
         *_for_data(data, comm, steps_done=found.position[1] if found else 0),
-        *([Resume(comm, found)] if found else []),
+        *([Resume(comm, found, batches)] if found else []),
         GlobalMetrics(comm),
         Finite(comm, say=print if comm.rank == 0 else None),
         *on_this_rank(mine, comm),
@@ -331,6 +343,14 @@ def _for_data(data: Any, comm: Comm, *, steps_done: int) -> list[keras.callbacks
     if isinstance(batches, _data.EpochBatches):
         return [WeighUneven(comm, batches.order, steps_done=steps_done), TellEpoch(batches)]
     return []
+
+
+def _batches_facts(data: Any, comm: Comm) -> dict[str, Any]:
+    """Return what must stay the same within an epoch, as words and numbers; arrays are cut alike by all worlds."""
+    batches = _data.origin(data)
+    if isinstance(batches, _data.EpochBatches):
+        return batches.order.facts()
+    return {"ranks": comm.size}
 
 
 def initial_epoch(checkpoint_dir: str | os.PathLike[str]) -> int:

@@ -97,10 +97,7 @@ def test_a_second_fit_with_the_same_callback_is_saved_too(tmp_path):
     assert found.step == 2 * EPOCHS * STEPS
 
 
-def test_a_script_of_your_own_is_told_what_was_passed_over(tmp_path, monkeypatch):
-    ranks = {"rank": 0, "size": 1, "local_rank": 0, "local_size": 1}
-    alone = World(**ranks, host="here", cores=(0,), gpu=None, reduction="one process", comm=SoloComm())
-    monkeypatch.setattr(hk, "_world", alone)
+def test_a_script_of_your_own_is_told_what_was_passed_over(alone, tmp_path):
     fit(compiled(), *hk.callbacks(checkpoint_dir=tmp_path))
     (tmp_path / "step_00000008" / "arrays.npz").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"damaged checkpoint passed over: .*step_00000008: arrays.npz"):
@@ -109,6 +106,53 @@ def test_a_script_of_your_own_is_told_what_was_passed_over(tmp_path, monkeypatch
     assert hk.initial_epoch(tmp_path) == 1
     fit(model, *callbacks)
     assert steps_taken(model) == STEPS + EPOCHS * STEPS, "it went on from the one before"
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    ranks = {"rank": 0, "size": 1, "local_rank": 0, "local_size": 1}
+    world = World(**ranks, host="here", cores=(0,), gpu=None, reduction="one process", comm=SoloComm())
+    monkeypatch.setattr(hk, "_world", world)
+
+
+def stopped_after_two_steps(folder):
+    """Train on arrays until the second step of the first epoch is done and saved."""
+    x, y = np.ones((40, 5)), np.ones((40, 3))
+    data = hk.shard((x, y), batch_size=4)
+    model = compiled()
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(model, "stop_training", batch == 1)
+    )
+    model.fit(data, epochs=1, verbose=0, callbacks=hk.callbacks([stop], data=data, checkpoint_dir=folder))
+
+
+def go_on_with(folder, num_examples=40, batch_size=4, seed=0):
+    data = hk.shard((np.ones((num_examples, 5)), np.ones((num_examples, 3))), batch_size=batch_size, seed=seed)
+    model = compiled()
+    callbacks = hk.callbacks(data=data, checkpoint_dir=folder, resume=True)
+    model.fit(data, epochs=1, initial_epoch=hk.initial_epoch(folder), verbose=0, callbacks=callbacks)
+    return steps_taken(model)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"batch_size": 5}, "steps in an epoch 10 -> 8; examples in a step 4 -> 5"),
+        ({"seed": 1}, "2 steps into it, .*: seed 0 -> 1. Go on with those of the first start, or move"),
+        ({"num_examples": 42}, "examples 40 -> 42"),
+    ],
+)
+def test_an_epoch_does_not_go_on_with_other_batches(alone, tmp_path, other, words):
+    stopped_after_two_steps(tmp_path)
+    with pytest.raises(UserCodeError, match=words):
+        go_on_with(tmp_path, **other)
+    assert go_on_with(tmp_path) == 10
+
+
+def test_a_new_epoch_may_begin_with_other_batches(alone, tmp_path):
+    stopped_after_two_steps(tmp_path)
+    go_on_with(tmp_path)
+    go_on_with(tmp_path, batch_size=5, seed=1)
 
 
 def test_weights_of_bfloat16_come_back(tmp_path):

@@ -110,8 +110,13 @@ def name_of(directory: RunDir | ReportDir) -> str:
 
 
 def program() -> str:
-    """Return how this command can be typed again: `hvdtrain` if it is on PATH, else where it lies."""
-    return "hvdtrain" if shutil.which("hvdtrain") else nice_path(Path(sys.argv[0]))
+    """Return how this command can be typed again: `hvdtrain` if it is on PATH, else where it or its Python lies."""
+    if shutil.which("hvdtrain"):
+        return "hvdtrain"
+    if Path(sys.argv[0]).name == "__main__.py":
+        # Not resolved: what a virtual environment's python is a link to knows nothing of its packages.
+        return f"{shlex.quote(sys.executable)} -m hvdtrain"
+    return shlex.quote(nice_path(Path(sys.argv[0])))
 
 
 def go_on(run: RunDir) -> str:

@@ -40,6 +40,14 @@ class Order:
     divide: bool = False
     chosen: np.ndarray | None = field(default=None, compare=False)
 
+    def facts(self) -> dict[str, int]:
+        """Return what decides the examples of each step of all replicas together, by words for people."""
+        return {
+            "examples": self.num_examples,
+            "examples in a step": self.examples_per_step,
+            "seed": self.seed,
+        }
+
     @property
     def batch_size(self) -> int:
         """The examples of a replica in a step, at most."""

@@ -52,6 +52,10 @@ class OwnOrder(Order):
 
     counts: tuple[int, ...] = ()
 
+    def facts(self) -> dict[str, int]:
+        """Return what decides the examples of each step; here the number of ranks does too."""
+        return {**super().facts(), "ranks": self.size}
+
     def batches(self, epoch: int) -> np.ndarray:
         """Return numbers among this rank's own examples, shape (steps_per_epoch, batch_size)."""
         rows = super().batches(epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -62,21 +63,43 @@ class Resume(keras.callbacks.Callback):
     Args:
         comm: The ranks.
         found: The checkpoint the model starts from.
+        batches: What decides the batches of an epoch, to compare with what was saved (`Saver`'s state `batches`).
     """
 
-    def __init__(self, comm: Comm, found: Checkpoint) -> None:
+    def __init__(self, comm: Comm, found: Checkpoint, batches: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._comm = comm
         self._found = found
+        self._batches = batches or {}
         self._epochs_done, self._steps_done = found.position
         self._is_first_epoch = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Let the train function pass over what is done; a second fit has nothing behind it."""
+        """Let the train function pass over what is done; a second fit has nothing behind it.
+
+        Raises:
+            UserCodeError: If the epoch would go on with other batches than it began with.
+        """
         steps_done, self._steps_done = self._steps_done, 0
         self._is_first_epoch = steps_done > 0
         if steps_done:
+            self._check_same_batches(steps_done)
             compat.skip_steps(self.model, steps_done, steps_per_epoch=self.params["steps"], then=self._go_on)
+
+    def _check_same_batches(self, steps_done: int) -> None:
+        before = {"steps in an epoch": self._found.state.get("steps_per_epoch"), **self._found.state.get("batches", {})}
+        now = {"steps in an epoch": self.params["steps"], **self._batches}
+        differing = [
+            f"{words} {before[words]} -> {value}"
+            for words, value in now.items()
+            if before.get(words) is not None and value is not None and before[words] != value
+        ]
+        if differing:
+            raise UserCodeError(
+                f"the checkpoint is within an epoch, {steps_done} steps into it, and the rest of that epoch would be "
+                f"of other batches, so that examples would be repeated or left out: {'; '.join(differing)}. Go on with "
+                "those of the first start, or move the checkpoints aside that are newer than the epoch's beginning"
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Refuse another epoch than that of the checkpoint.

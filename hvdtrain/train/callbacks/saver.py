@@ -153,6 +153,7 @@ class Saver(keras.callbacks.Callback):
             **self._state,
             "epochs_done": self._epochs_done,
             "steps_done": self._steps_done,
+            "steps_per_epoch": self.params.get("steps"),
             "world_size": self._comm.size,
             "callbacks": self._memory.values(),
         }
