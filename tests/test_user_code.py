@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -53,11 +55,26 @@ def uneven(): return (x, y[:19]), test
 def fewer(): return (x[:19], y[:19]), test
 def tiny_test(): return (x, y), (x[:1], y[:1])
 def broken(): raise LookupError("my own words")
+def test_one(): return (x, y), (x[:8],)
+def test_bare(): return (x, y), x[:8]
+def string_labels(): return (x, np.array(["cat", "dog"] * 10)), None
+def objects(): return (np.array([[1.0], [1.0, 2.0]] * 10, dtype=object), y), None
+def batched(): return tf.data.Dataset.from_tensor_slices((x, y)).batch(4), None
+def masked(): return (x, np.where(np.arange(20) < 2, -1, y)), None
+def per_step(): return (x, np.tile(y[:, None], 2) + 3 * (np.arange(20) == 13)[:, None]), None
+def two_labels(): return (x, (y, np.ones((20, 1), "float32"))), None
 def no_weight_there(): return (x, y, np.where(np.arange(20) == 4, np.nan, 1.0)), test
 def words(): return ({"a": "a"}, y), test
 def by_name(): return ({"left": x, "right": x}, y, np.ones(20)), ({"left": x[:2], "right": x[:2]}, y[:2])
 def in_a_list(): return ([x, x], y.tolist()), None
 def nan_by_name(): return ({"left": x, "right": nan()[0][0]}, y), None
+def two_outputs(named=False):
+    inputs = keras.layers.Input((6,))
+    first, second = keras.layers.Dense(4, name="kind")(inputs), keras.layers.Dense(1, name="size")(inputs)
+    return keras.Model(inputs, {"kind": first, "size": second} if named else [first, second])
+def by_output(): return (x, {"kind": one_hot(y), "size": np.ones((20, 1), "float32")}), None
+def in_order(): return (x, (one_hot(y), np.ones((20, 1), "float32"))), None
+def sequence(): return keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(8), keras.layers.Reshape((2, 4))])
 def two_inputs(listed=False):
     inputs = {name: keras.layers.Input((6,), name=name) for name in ("left", "right")}
     outputs = keras.layers.Dense(4)(keras.layers.Concatenate()(list(inputs.values())))
@@ -79,15 +96,15 @@ class TwoRanks(SoloComm):
     size = 2
 
 
-def plan_of(*, model: str, data: str, loss: str, args: dict[str, object], num_ranks: int = 1) -> Plan:
+def plan_of(*, model: str, data: str, args: dict[str, object], num_ranks: int = 1, **others: object) -> Plan:
     config = Config.model_validate(
         {
             "name": "x",
             "model": {"source": f"code_of_a_user:{model}", "args": args},
             "data": {"source": f"code_of_a_user:{data}", "num_examples": 20},
             "training": {"epochs": 1, "batch_size_per_replica": 5},
-            "loss": loss,
             "launch": {"num_ranks": num_ranks},
+            **others,
         }
     )
     return make_plan(config, assumed_facts())
@@ -100,9 +117,12 @@ def prepare(
     data: str = "good",
     loss: str = "sparse_categorical_crossentropy",
     num_ranks: int = 1,
+    metrics: Sequence[str] = ("accuracy",),
+    loss_args: Mapping[str, object] = MappingProxyType({}),
     **args: object,
 ) -> None:
-    plan = dataclasses.replace(plan_of(model=model, data=data, loss=loss, args=args), num_ranks=num_ranks)
+    others = {"loss": loss, "loss_args": dict(loss_args), "metrics": list(metrics)}
+    plan = dataclasses.replace(plan_of(model=model, data=data, args=args, **others), num_ranks=num_ranks)
     comm = TwoRanks() if num_ranks == 2 else SoloComm()
     job.prepare(job.Job(plan, RunDir(folder), folder, comm, Console(None, has_bar=False)))
 
@@ -160,6 +180,11 @@ def test_arguments_of_another_name_are_told_with_the_signature(folder):
         ("nothing", "got NoneType"),
         ("uneven", "must have as many examples each; got [19, 20]"),
         ("fewer", "returned 19 training examples, the plan says 20: set data.num_examples: 19"),
+        ("test_one", "the test data must be a pair (x, y) of arrays, or (x, y, sample weights); got a tuple of 1"),
+        ("test_bare", "the test data must be a pair (x, y) of arrays, or (x, y, sample weights); got numpy.ndarray"),
+        ("string_labels", "y_train holds words (dtype <U3), and a model takes numbers"),
+        ("objects", "x_train holds objects, such as words or rows of different lengths (dtype object)"),
+        ("batched", "the training dataset is batched already; return it without batch(...)"),
         ("one_hot_labels", "y_train: sparse_categorical_crossentropy needs one class number per example, not (4,)"),
     ],
 )
@@ -168,6 +193,43 @@ def test_data_that_cannot_be_trained_on(folder, data, expected):
         prepare(folder, data=data)
     assert expected in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics", "expected"),
+    [
+        ("sparse_categorical_crossentropi", (), "did you mean 'sparse_categorical_crossentropy'?"),
+        ("mse", ("acuracy",), "metrics: Keras has no metric 'acuracy'; did you mean 'accuracy'?"),
+        ("mse", ("PrecisionAtRecall",), "PrecisionAtRecall needs arguments"),
+        ("binary_crossentropy", (), "good: loss binary_crossentropy or metrics do not fit labels of shape ()"),
+    ],
+)
+def test_a_loss_and_metrics_that_are_not_there_or_do_not_fit(folder, loss, metrics, expected):
+    with pytest.raises(UserCodeError) as caught:
+        prepare(folder, loss=loss, metrics=metrics)
+    assert expected in str(caught.value)
+
+
+def test_a_loss_is_known_by_the_name_of_its_class_too(folder):
+    prepare(folder, loss="SparseCategoricalCrossentropy", loss_args={"from_logits": True})
+    with pytest.raises(UserCodeError, match="labels go from 1 to 4"):
+        prepare(folder, loss="SparseCategoricalCrossentropy", data="labels_out_of_range")
+
+
+def test_a_class_to_be_ignored_is_no_bad_label(folder):
+    with pytest.raises(UserCodeError, match="labels go from -1 to 3"):
+        prepare(folder, data="masked")
+    prepare(folder, data="masked", loss_args={"ignore_class": -1})
+
+
+def test_bad_labels_of_sequences_are_counted_by_example(folder):
+    with pytest.raises(UserCodeError, match="the first bad one is example 13: 4"):
+        prepare(folder, model="sequence", data="per_step")
+
+
+@pytest.mark.parametrize(("named", "data"), [(True, "by_output"), (False, "in_order")])
+def test_each_of_several_outputs_has_all_metrics(folder, named, data):
+    prepare(folder, model="two_outputs", data=data, loss="mse", metrics=["accuracy", "mae"], named=named)
 
 
 def test_a_test_set_smaller_than_the_world_is_taken(folder):

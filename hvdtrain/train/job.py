@@ -22,7 +22,7 @@ from hvdtrain.train.comm import Comm
 from hvdtrain.train.console import Console
 from hvdtrain.train.devices import split_cpu
 from hvdtrain.train.exchange import Exchange
-from hvdtrain.train.losses import make_loss
+from hvdtrain.train.losses import make_loss, make_metrics, snake_case
 from hvdtrain.train.optimizer import distribute
 from hvdtrain.train.schedule import ScaledSchedule
 from hvdtrain.train.stage import stage
@@ -81,6 +81,7 @@ def prepare(job: Job) -> tuple[Data, keras.Model]:
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = build(job, data)
         compile_model(model, plan, job.comm, job.folder)
+        user_code.check_compiled(data, model, plan.config["loss"], plan.config["data"]["source"])
     return data, model
 
 
@@ -137,7 +138,8 @@ def build(job: Job, data: Data) -> keras.Model:
     """Return the user's model, with the data checked against it."""
     config = job.plan.config
     model = user_code.build_model(config["model"]["source"], job.folder, config["model"]["args"])
-    user_code.check_arrays(data, model, config["loss"], config["data"]["source"])
+    labels = user_code.Labels(snake_case(config["loss"]), config["loss_args"].get("ignore_class"))
+    user_code.check_arrays(data, model, labels, config["data"]["source"])
     user_code.require_weights(model, config["model"]["source"])
     return model
 
@@ -155,7 +157,7 @@ def compile_model(model: keras.Model, plan: Plan, comm: Comm, folder: Path) -> N
     model.compile(
         optimizer=optimizer,
         loss=make_loss(plan.config["loss"], plan.config["loss_args"], folder),
-        metrics=list(plan.config["metrics"]),
+        metrics=make_metrics(plan.config["metrics"], len(getattr(model, "outputs", None) or [None])),
         steps_per_execution=plan.steps_per_execution,
         jit_compile=False,
     )

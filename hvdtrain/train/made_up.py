@@ -9,6 +9,7 @@ import numpy as np
 
 from hvdtrain.errors import UserCodeError
 from hvdtrain.plan import Plan
+from hvdtrain.train.losses import snake_case
 from hvdtrain.train.user_code import Data
 
 SPARSE = "sparse_categorical_crossentropy"
@@ -30,7 +31,8 @@ def made_up(model: keras.Model, plan: Plan) -> Data:
     random = np.random.default_rng(0)
     in_all = plan.num_examples + plan.num_validation  # what is held out has its numbers
     inputs = [_random(random, in_all, tensor) for tensor in model.inputs]
-    outputs = [_labels(random, in_all, plan.config["loss"], tensor) for tensor in model.outputs]
+    loss = snake_case(plan.config["loss"])
+    outputs = [_labels(random, in_all, loss, tensor) for tensor in model.outputs]
     return Data(train=(_one_or_all(inputs), _one_or_all(outputs)), test=None)
 
 
@@ -43,7 +45,7 @@ def _random(random: np.random.Generator, count: int, tensor: Any) -> np.ndarray:
 
 def _labels(random: np.random.Generator, count: int, loss: str, tensor: Any) -> np.ndarray:
     shape = _shape(tensor)
-    if loss.lower() == SPARSE:
+    if loss == SPARSE:
         return random.integers(shape[-1], size=(count, *shape[:-1]))
     return random.random((count, *shape), np.float32)
 

@@ -26,6 +26,8 @@ from hvdtrain.train.deal import tuples
 from hvdtrain.train.stored import Mapped, StoredArray, gatherer
 from hvdtrain.workshop.stand_in import StandIn
 
+OWN_WAYS = ("train_step", "compute_loss", "compute_metrics")  # methods of Keras's that a model may replace
+WORDS, OBJECTS = "US", "OmM"  # kinds of NumPy's types
 LOOKED_AT = 32  # examples of data that are made while training
 
 
@@ -50,6 +52,19 @@ class Data:
     def is_indexable(self) -> bool:
         """Whether the training data are arrays, whose order hvdtrain chooses."""
         return not isinstance(self.train, tf.data.Dataset)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the loss takes as labels.
+
+    Args:
+        loss: Keras's name of its function, or an import path.
+        ignored: A class number that stands for no class (`ignore_class`).
+    """
+
+    loss: str
+    ignored: int | None = None
 
 
 def import_function(path: str, folder: Path) -> Callable[..., Any]:
@@ -109,28 +124,37 @@ def load_data(source: str, folder: Path, args: dict[str, Any], *, num_examples: 
     data = Data(result[0], result[1])
     if isinstance(result, StandIn):
         data = replace(data, stands_in_for=result.name, why=result.why)
-    found = _num_found(data.train, source)
+    found = _num_found(data.train, f"{source}: the training data")
     if found >= 0 and found != num_examples:
+        if isinstance(data.train, tf.data.Dataset) and is_batched(data.train):
+            raise UserCodeError(f"{source}: the training dataset is batched already; return it without batch(...)")
         raise UserCodeError(
             f"{source} returned {found} training examples, the plan says {num_examples}: set data.num_examples: {found}"
         )
+    if data.test is not None:
+        _num_found(data.test, f"{source}: the test data")
     return data
 
 
-def _num_found(train: Any, source: str) -> int:
-    if isinstance(train, tf.data.Dataset):
-        return int(train.cardinality())
-    if isinstance(train, Mapped):
-        return count(train)
-    if not isinstance(train, tuple) or len(train) not in (2, 3):
+def _num_found(part: Any, name: str) -> int:
+    if isinstance(part, tf.data.Dataset):
+        return int(part.cardinality())
+    if isinstance(part, Mapped):
+        return count(part)
+    if not isinstance(part, tuple) or len(part) not in (2, 3):
         raise UserCodeError(
-            f"{source}: the training data must be a pair (x, y) of arrays, or (x, y, sample weights); "
-            f"got {_describe(train)}"
+            f"{name} must be a pair (x, y) of arrays, or (x, y, sample weights); got {_describe(part)}"
         )
-    return count(train)
+    return count(part)
 
 
-def check_arrays(data: Data, model: keras.Model, loss: str, source: str) -> None:
+def is_batched(dataset: tf.data.Dataset) -> bool:
+    """Tell whether all that a dataset yields begins with a dimension whose size is open, as `batch` leaves it."""
+    shapes = [getattr(spec, "shape", None) for spec in tf.nest.flatten(dataset.element_spec)]
+    return all(shape is not None and shape.rank and shape[0] is None for shape in shapes)
+
+
+def check_arrays(data: Data, model: keras.Model, labels: Labels, source: str) -> None:
     """Find NaN, wrong shapes and labels out of range in the arrays, before anything is trained on them.
 
     Raises:
@@ -141,12 +165,48 @@ def check_arrays(data: Data, model: keras.Model, loss: str, source: str) -> None
             continue
         count(part)
         x, y, *weights = tuples(first_examples(part, f"{source}: {name}") if isinstance(part, Mapped) else part)
+        _check_all_numbers(x, f"{source}: x_{name}")
+        _check_all_numbers(y, f"{source}: y_{name}")
         _check_all_finite(x, f"{source}: x_{name}", "input")
         output_shape = _output_shape(model, x, f"{source}: x_{name}")
         _check_all_finite(y, f"{source}: y_{name}", "output")
         _check_all_finite(weights, f"{source}: sample weights of {name}", "output")
         if output_shape is not None and not tf.nest.is_nested(y):
-            _check_labels(np.asarray(y), output_shape, loss, f"{source}: y_{name}")
+            _check_labels(np.asarray(y), output_shape, labels, f"{source}: y_{name}")
+
+
+def check_compiled(data: Data, model: keras.Model, loss: str, source: str) -> None:
+    """Let Keras apply loss and metrics to shapes of the data, before anything is trained.
+
+    Models that train in a way of their own are not looked at.
+
+    Raises:
+        UserCodeError: If they do not fit each other.
+    """
+    if any(getattr(type(model), name) is not getattr(keras.Model, name) for name in OWN_WAYS):
+        return
+    batch = _shapes_of_a_batch(data.train)
+    if batch is None:
+        return
+    try:
+        compat.build_metrics(model, batch)
+    except (ValueError, TypeError) as error:
+        shapes = tf.nest.map_structure(lambda spec: tuple(spec.shape)[1:], batch[1])
+        raise UserCodeError(
+            f"{source}: loss {loss} or metrics do not fit labels of shape {shapes} and what the model makes of x: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _shapes_of_a_batch(train: Any) -> Any:
+    """Return (x, y) or (x, y, weights) as `tf.TensorSpec` of one example; None where shapes are not that simple."""
+    if isinstance(train, tf.data.Dataset):
+        specs = tf.nest.flatten(train.element_spec)
+        if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in specs):
+            return None
+        return tf.nest.map_structure(lambda spec: tf.TensorSpec((1, *spec.shape), spec.dtype), train.element_spec)
+    arrays = tuples(first_examples(train, "train") if isinstance(train, Mapped) else train)
+    return tf.nest.map_structure(lambda array: tf.TensorSpec((1, *array.shape[1:]), array.dtype), arrays)
 
 
 def require_fit(model: keras.Model, x: Any, name: str) -> None:
@@ -171,6 +231,14 @@ def first_examples(data: Mapped, name: str) -> tuple[Any, ...]:
         raise UserCodeError(f"{name}: the function must make (x, y) or (x, y, sample weights) of a batch; got {found}")
     arrays: tuple[Any, ...] = tf.nest.map_structure(lambda tensor: tensor.numpy(), batch)
     return arrays
+
+
+def _check_all_numbers(arrays: Any, name: str) -> None:
+    for array in tf.nest.flatten(arrays):
+        dtype = getattr(array, "dtype", None)
+        if isinstance(dtype, np.dtype) and dtype.kind in WORDS + OBJECTS:
+            what = "words" if dtype.kind in WORDS else "objects, such as words or rows of different lengths"
+            raise UserCodeError(f"{name} holds {what} (dtype {dtype}), and a model takes numbers")
 
 
 def _check_all_finite(arrays: Any, name: str, kind: str) -> None:
@@ -211,28 +279,34 @@ def _output_shape(model: keras.Model, x: Any, name: str) -> tuple[int | None, ..
     return tuple(output.shape) if hasattr(output, "shape") else None
 
 
-def _check_labels(y: np.ndarray, output_shape: tuple[int | None, ...], loss: str, name: str) -> None:
-    num_outputs = output_shape[-1]
-    if loss == "sparse_categorical_crossentropy" and num_outputs is not None:
-        if y.ndim == len(output_shape) and y.shape[-1] != 1:
-            raise UserCodeError(
-                f"{name}: {loss} needs one class number per example, not {tuple(y.shape[1:])} values; "
-                "for one-hot labels use categorical_crossentropy"
-            )
-        if y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
-            bad = y.flat[int(np.flatnonzero(y != np.round(y))[0])]
-            raise UserCodeError(f"{name}: {loss} needs whole numbers as labels; got {y.dtype} values such as {bad}")
-        low, high = (int(y.min()), int(y.max())) if y.size else (0, 0)
-        if low < 0 or high >= num_outputs:
-            bad = int(np.flatnonzero((y < 0) | (y >= num_outputs))[0])
-            raise UserCodeError(
-                f"{name}: labels go from {low} to {high}, but the model has {num_outputs} outputs, so they must be "
-                f"0 to {num_outputs - 1}; the first bad one is example {bad}: {y.flat[bad]}"
-            )
-    elif loss == "categorical_crossentropy" and y.shape[1:] != tuple(output_shape[1:]):
+def _check_labels(y: np.ndarray, output_shape: tuple[int | None, ...], labels: Labels, name: str) -> None:
+    if labels.loss == "sparse_categorical_crossentropy" and output_shape[-1] is not None:
+        _check_class_numbers(y, output_shape, labels, name)
+    elif labels.loss == "categorical_crossentropy" and y.shape[1:] != tuple(output_shape[1:]):
         raise UserCodeError(
-            f"{name}: {loss} needs one-hot labels of shape {tuple(output_shape[1:])}; got {y.shape[1:]}. "
+            f"{name}: {labels.loss} needs one-hot labels of shape {tuple(output_shape[1:])}; got {y.shape[1:]}. "
             "For class numbers use sparse_categorical_crossentropy"
+        )
+
+
+def _check_class_numbers(y: np.ndarray, output_shape: tuple[int | None, ...], labels: Labels, name: str) -> None:
+    num_classes = output_shape[-1]
+    if y.ndim == len(output_shape) and y.shape[-1] != 1:
+        raise UserCodeError(
+            f"{name}: {labels.loss} needs one class number per example, not {tuple(y.shape[1:])} values; "
+            "for one-hot labels use categorical_crossentropy"
+        )
+    if y.dtype.kind == "f" and not np.array_equal(y, np.round(y)):
+        bad = y.flat[int(np.flatnonzero(y != np.round(y))[0])]
+        raise UserCodeError(f"{name}: {labels.loss} needs whole numbers as labels; got {y.dtype} values such as {bad}")
+    is_counted = np.ones(y.shape, bool) if labels.ignored is None else y != labels.ignored
+    counted = y[is_counted]
+    low, high = (int(counted.min()), int(counted.max())) if counted.size else (0, 0)
+    if low < 0 or high >= num_classes:
+        place = int(np.flatnonzero(is_counted & ((y < 0) | (y >= num_classes)))[0])
+        raise UserCodeError(
+            f"{name}: labels go from {low} to {high}, but the model has {num_classes} outputs, so they must be "
+            f"0 to {num_classes - 1}; the first bad one is example {place * len(y) // y.size}: {y.flat[place]}"
         )
 
 
