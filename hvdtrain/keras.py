@@ -25,6 +25,7 @@ from hvdtrain.train.loading import load_keras
 load_keras()
 
 import keras
+import numpy as np
 
 from hvdtrain import scaling
 from hvdtrain.errors import EnvironmentNotFitError, UserCodeError
@@ -107,6 +108,13 @@ def _require_world() -> World:
     return _world
 
 
+def _require_whole(least: int, **values: Any) -> None:
+    for name, value in values.items():
+        is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value is not None and not (is_whole and value >= least):
+            raise UserCodeError(f"{name} must be a whole number, {least} or more; got {value!r}")
+
+
 def DistributedOptimizer(  # noqa: N802
     optimizer: keras.optimizers.Optimizer,
     *,
@@ -168,6 +176,8 @@ def shard(
     Raises:
         UserCodeError: If the data cannot be cut so, are fewer than the ranks, or differ between ranks.
     """
+    _require_whole(1, batch_size=batch_size, length=length)
+    _require_whole(0, seed=seed)
     comm = _require_world().comm
     return _data.training_part(data, comm, batch_size=batch_size, seed=seed, remainder=remainder, length=length)
 
@@ -214,6 +224,7 @@ def evaluation_part(data: Any, *, batch_size: int | None = None) -> Any:
         data: Arrays, a `tf.data.Dataset` or a PyDataset, the same on every rank.
         batch_size: Examples of a rank in a step: 32 for arrays; for a dataset that is not batched yet.
     """
+    _require_whole(1, batch_size=batch_size)
     comm = _require_world().comm
     return _data.evaluation_part(data, batch_size=batch_size, rank=comm.rank, size=comm.size).batches
 
@@ -232,6 +243,7 @@ def evaluate(model: keras.Model, data: Any, *, batch_size: int | None = None) ->
         UserCodeError: If there is no example.
         OutOfSyncError: If ranks hold different weights.
     """
+    _require_whole(1, batch_size=batch_size)
     return _inference.evaluate(model, data, _require_world().comm, batch_size=batch_size)
 
 
@@ -253,6 +265,7 @@ def predict(model: keras.Model, data: Any, *, batch_size: int | None = None, on_
         UserCodeError: If there is no example, or an output is no array of numbers.
         OutOfSyncError: If ranks hold different weights.
     """
+    _require_whole(1, batch_size=batch_size)
     comm = _require_world().comm
     return _inference.predict(model, data, comm, batch_size=batch_size, on_all_ranks=on_all_ranks)
 
@@ -291,6 +304,7 @@ def callbacks(
             other data than arrays) that of ranks is not what the epoch began with.
         CorruptError: If checkpoints exist and none of them is valid.
     """
+    _require_whole(1, save_every_steps=save_every_steps, check_every_steps=check_every_steps, keep=keep)
     comm = _require_world().comm
     if resume and checkpoint_dir is None:
         raise UserCodeError("resume=True needs checkpoint_dir")
@@ -380,6 +394,7 @@ def scaled_learning_rate(
     """
     if rule not in ("none", "sqrt", "linear"):
         raise UserCodeError(f"rule must be 'none', 'sqrt' or 'linear'; got {rule!r}")
+    _require_whole(0, warmup_steps=warmup_steps)
     scaled = learning_rate * scaling.scale_factor(rule, _require_world().size)
     if not warmup_steps:
         return scaled

@@ -121,13 +121,14 @@ def test_doctor_looks_into_an_image(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     seen = json.loads(result.stdout)
     assert {one["check"]: one["status"] for one in seen["findings"]} == dict.fromkeys(
-        ("python", "tensorflow", "keras", "horovod", "hvdtrain", "xxhash", "mpi"), "ok"
+        ("python", "tensorflow", "keras", "horovod", "hvdtrain", "xxhash", "google_crc32c", "mpi"), "ok"
     )
 
 
 def test_an_old_image_is_refused_by_what_is_in_it():
     seen = {"python": "3.8.10", "tensorflow": "2.12.0", "keras": "2.12.0", "horovod": "0.26.1", "horovod gloo": True}
-    seen |= {"hvdtrain error": "ModuleNotFoundError: no", "xxhash": "3", "mpirun": "mpirun (Open MPI) 4.1.5"}
+    seen |= {"hvdtrain error": "ModuleNotFoundError: no", "xxhash": "3", "google_crc32c": "1.9"}
+    seen |= {"mpirun": "mpirun (Open MPI) 4.1.5"}
     findings = {one.check: one for one in judge_image(WORKSHOP, seen, host_mpi="mpirun (Open MPI) 5.0.1")}
     assert {name for name, one in findings.items() if one.status == "error"} == {
         "python", "tensorflow", "keras", "horovod", "hvdtrain", "image",

@@ -155,6 +155,24 @@ def test_a_new_epoch_may_begin_with_other_batches(alone, tmp_path):
     go_on_with(tmp_path, batch_size=5, seed=1)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size=0),
+        lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size=2.5),
+        lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size=2, seed=-1),
+        lambda: hk.evaluation_part((np.ones((8, 1)), np.ones(8)), batch_size=True),
+        lambda: hk.callbacks(save_every_steps=0),
+        lambda: hk.callbacks(check_every_steps=-1),
+        lambda: hk.callbacks(keep=0),
+        lambda: hk.scaled_learning_rate(0.1, warmup_steps=-1),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(alone, call):
+    with pytest.raises(UserCodeError, match=r"must be a whole number, [01] or more; got "):
+        call()
+
+
 def test_weights_of_bfloat16_come_back(tmp_path):
     model = compiled("bfloat16")
     fit(model, Saver(SoloComm(), tmp_path))

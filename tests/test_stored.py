@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hvdtrain.errors import UserCodeError
 from hvdtrain.train.comm import SoloComm
@@ -18,7 +21,7 @@ from hvdtrain.train.deal import batch_digest
 from hvdtrain.train.failure import explained
 from hvdtrain.train.order import Order
 from hvdtrain.train.records import tfrecords
-from hvdtrain.train.stored import Mapped, StoredArray, image_folder, stored_arrays
+from hvdtrain.train.stored import Mapped, StoredArray, image_folder, require_same_classes, stored_arrays
 from hvdtrain.train.user_code import first_examples
 from tests.workdir import Workdir
 
@@ -182,6 +185,66 @@ def test_what_is_wrong_with_files_is_said(tmp_path: Path):
     whole.write_bytes(whole.read_bytes()[:-1])
     with pytest.raises(UserCodeError, match="record 2 does not end within the file"):
         tfrecords(whole, parse)
+
+
+def folder_of(place: Path, *classes: str) -> Path:
+    for name in classes:
+        (place / name).mkdir(parents=True)
+        (place / name / "1.png").write_bytes(tf.io.encode_png(np.zeros((2, 2, 1), np.uint8)).numpy())
+    return place
+
+
+def test_classes_have_one_number_in_training_and_test(tmp_path: Path):
+    train, test = folder_of(tmp_path / "train", "ant", "bee", "cow"), folder_of(tmp_path / "test", "ant", "cow")
+    with pytest.raises(UserCodeError, match="mine:data: class 1 is 'bee' in the training folder and 'cow'"):
+        require_same_classes(image_folder(train), image_folder(test), "mine:data")
+    classes = ["ant", "bee", "cow"]
+    _, labels = image_folder(test, classes=classes)
+    assert labels.tolist() == [0, 2]
+    require_same_classes(image_folder(train), image_folder(test, classes=classes), "mine:data")
+    require_same_classes(image_folder(train), image_folder(folder_of(tmp_path / "few", "ant", "bee")), "mine:data")
+    require_same_classes(image_folder(train, own_files=True), image_folder(test, classes=classes), "mine:data")
+    with pytest.raises(UserCodeError, match="class 3 is not there in the training folder and 'dog'"):
+        require_same_classes(image_folder(train), image_folder(folder_of(tmp_path / "t", *classes, "dog")), "mine:data")
+    with pytest.raises(UserCodeError, match="no class 'cow' in classes, which are ant, cows; did you mean 'cows'"):
+        image_folder(test, classes=["ant", "cows"])
+    with pytest.raises(UserCodeError, match="classes names one twice: ant, ant"):
+        image_folder(test, classes=["ant", "ant"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_flipped_bit_of_a_record_is_trained_on(tmp_path: Path, data: st.DataObject):
+    images, labels = pictures(3)
+    file = Path(write_records(tmp_path, images, labels, num_files=1).replace("*", "0"))
+    sound = file.read_bytes()
+    assert list(tfrecords(file, parse).arrays[0][:]) == [raw.numpy() for raw in tf.data.TFRecordDataset(str(file))]
+    bit = data.draw(st.integers(0, 8 * len(sound) - 1))
+    flipped = bytearray(sound)
+    flipped[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(flipped)
+    with pytest.raises(UserCodeError, match=r"part-0\.tfrecord: .*(is damaged|damaged head|does not end within)"):
+        tfrecords(file, parse).arrays[0][:]
+
+
+def test_more_files_than_a_process_may_open_at_first(tmp_path: Path):
+    """In a process of its own, whose limit is lowered: below what is needed, then for good."""
+    names = [tmp_path / f"{number:03d}.tfrecord" for number in range(40)]
+    for name in names:
+        with tf.io.TFRecordWriter(str(name)) as writer:
+            writer.write(name.name.encode())
+    program = (
+        "import os, resource, sys; from hvdtrain.train.records import tfrecords\n"
+        "may = len(os.listdir('/proc/self/fd')) + 20\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (may, may if sys.argv[1] == 'for good' else 4096))\n"
+        f"records = tfrecords({str(tmp_path / '*.tfrecord')!r}, None); print(records.arrays[0][39:])"
+    )
+
+    def run(how: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=False)
+
+    assert "039.tfrecord" in run("at first").stdout
+    assert "tfrecords of 40 files: this process may open " in run("for good").stderr
 
 
 @pytest.mark.parametrize("kind", ["images", "records"])

@@ -20,7 +20,7 @@ PROBE = f"""
 import json, os, subprocess, sys
 found = {{"python": "%d.%d.%d" % sys.version_info[:3]}}
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-for name in ("tensorflow", "keras", "horovod", "mpi4py", "xxhash", "hvdtrain"):
+for name in ("tensorflow", "keras", "horovod", "mpi4py", "xxhash", "google_crc32c", "hvdtrain"):
     try:
         module = __import__(name)
         found[name] = str(getattr(module, "__version__", "there"))
@@ -90,6 +90,7 @@ def judge_image(image: str, seen: Mapping[str, Any], *, host_mpi: str) -> list[F
         _module(seen, "horovod", (0, 28), "hvdtrain was tried with 0.28.1"),
         _module(seen, "hvdtrain", (), "", fix="container.python_path: a folder made with pip install --target"),
         _module(seen, "xxhash", (), "", fix="install it beside hvdtrain"),
+        _module(seen, "google_crc32c", (), "", fix="install google-crc32c beside hvdtrain"),
         _mpi(seen, host_mpi),
     ]
     complaint = image_complaint(image)

@@ -35,8 +35,9 @@ def deal(data: Any, comm: Comm, *, length: int | None = None) -> Any:
         UserCodeError: If this cannot be cut into disjoint parts of equal length, or ranks differ.
     """
     if isinstance(data, keras.utils.PyDataset):
+        used = _whole_rounds(data.num_batches, comm.size)
         check_same_batches(data, comm)
-        return DealtBatches(data, range(comm.rank, _whole_rounds(data.num_batches, comm.size), comm.size))
+        return DealtBatches(data, range(comm.rank, used, comm.size))
     if isinstance(data, types.GeneratorType):
         raise UserCodeError(
             "a generator that has been started cannot be started anew for the next epoch, nor on other ranks at the "

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import struct
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import tensorflow as tf
 
@@ -18,8 +21,9 @@ from hvdtrain.train.comm import Comm, joined
 from hvdtrain.train.own_files import deal_files
 from hvdtrain.train.stored import Mapped, OwnFiles, StoredArray
 
-RECORD_HEAD = struct.Struct("<QI")  # of a TFRecord: length, and its checksum
-RECORD_TAIL_BYTES = 4
+# A TFRecord: length and its checksum, the bytes and theirs.
+RECORD_HEAD = struct.Struct("<QI")
+CHECKSUM = struct.Struct("<I")
 
 
 def tfrecords(
@@ -42,8 +46,9 @@ def tfrecords(
             depends on the number of ranks. A collective.
 
     Raises:
-        UserCodeError: If there is no such file, or one is cut short or no TFRecord file; with `own_files`, if there are
-            fewer files than ranks.
+        UserCodeError: If there is no such file, or one is cut short, damaged or no TFRecord file, or they are more than
+            a process may open; with `own_files`, if there are fewer files than ranks. While reading, if the bytes of a
+            record do not have its checksum.
     """
     if isinstance(files, (str, Path)):
         pattern, files = files, [files] if os.path.exists(files) else glob(str(files))
@@ -85,27 +90,60 @@ class _Records:
     """Where each record lies, and reading them."""
 
     def __init__(self, files: Sequence[str]) -> None:
-        self._descriptors = [_opened(file) for file in files]
+        self._names = files
+        self._descriptors = [_opened(file, len(files)) for file in files]
         found = [_places(file, descriptor) for file, descriptor in zip(files, self._descriptors, strict=True)]
         self._file = np.repeat(np.arange(len(files)), [len(places) for places in found])
         self._places: np.ndarray = np.concatenate(found)
         self.count = len(self._file)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return records as strings of bytes."""
+        """Return records as strings of bytes.
+
+        Raises:
+            UserCodeError: If one is not what its checksum says.
+        """
         found = np.empty(len(rows), object)
         for place, (file, (begin, length)) in enumerate(
             zip(self._file[rows].tolist(), self._places[rows].tolist(), strict=True)
         ):
-            found[place] = os.pread(self._descriptors[file], length, begin)
+            data = os.pread(self._descriptors[file], length + CHECKSUM.size, begin)
+            record = data[:length]
+            if data[length:] != _checksum(record):
+                raise UserCodeError(
+                    f"{self._names[file]}: the record at byte {begin - RECORD_HEAD.size} is damaged: its checksum is "
+                    "not that of its bytes; copy or write the file again"
+                )
+            found[place] = record
         return found
 
 
-def _opened(file: str) -> int:
+def _checksum(data: bytes) -> bytes:
+    """Return the four bytes that follow these in a TFRecord: CRC-32C, turned and shifted by a constant.
+
+    Source: TensorFlow, lib/hash/crc32c.h.
+
+    >>> _checksum(b"one").hex()
+    '01405508'
+    """
+    crc = google_crc32c.value(data)
+    return CHECKSUM.pack((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _opened(file: str, num_files: int) -> int:
     try:
         return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise UserCodeError(f"{file}: {error.strerror}") from error
+        may, at_most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE:
+            raise UserCodeError(f"{file}: {error.strerror}") from error
+        if may == at_most:
+            raise UserCodeError(
+                f"tfrecords of {num_files} files: this process may open {may} (ulimit -n): raise that, write the data "
+                "to fewer files, or use own_files=True, by which a rank opens its own only"
+            ) from error
+    resource.setrlimit(resource.RLIMIT_NOFILE, (at_most, at_most))
+    return _opened(file, num_files)
 
 
 def _places(file: str, descriptor: int) -> np.ndarray:
@@ -116,11 +154,10 @@ def _places(file: str, descriptor: int) -> np.ndarray:
         head = os.pread(descriptor, RECORD_HEAD.size, at)
         length = RECORD_HEAD.unpack(head)[0] if len(head) == RECORD_HEAD.size else size
         begin = at + RECORD_HEAD.size
-        at = begin + length + RECORD_TAIL_BYTES
-        if at > size:
-            raise UserCodeError(
-                f"{file}: record {len(found)} does not end within the file ({size} bytes): it is cut short, compressed "
-                "or no TFRecord file"
-            )
+        is_head = head[-CHECKSUM.size :] == _checksum(head[: -CHECKSUM.size])
+        at = begin + length + CHECKSUM.size
+        if at > size or not is_head:
+            flaw = f"does not end within the file ({size} bytes)" if at > size else "has a damaged head"
+            raise UserCodeError(f"{file}: record {len(found)} {flaw}: it is cut short, compressed or no TFRecord file")
         found.append((begin, length))
     return np.asarray(found, np.int64).reshape(-1, 2)

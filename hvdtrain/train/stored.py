@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from hvdtrain.errors import UserCodeError
+from hvdtrain.names import did_you_mean
 from hvdtrain.train.comm import joined
 from hvdtrain.train.data_options import for_one_batch
 
@@ -108,6 +109,7 @@ def image_folder(
     size: tuple[int, int] | None = None,
     cache: bool | None = None,
     own_files: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> Any:
     """Return (images, class numbers) of a folder that has a folder of PNG, JPEG or BMP files for each class.
 
@@ -119,33 +121,71 @@ def image_folder(
         size: (height, width) that every image is brought to; None: all of them must have the first one's.
         cache: Whether a rank keeps what it has decoded; None: if all images are no more than 1 GiB.
         own_files: Deal the files out to ranks once and for all; the order then depends on the number of ranks.
+        classes: Names of the folders in the order of their numbers, where training and test data do not have the same
+            ones; a class without a folder has no image. None: the folders that are there.
 
     Raises:
-        UserCodeError: If there is no such folder or no image in it; while reading, if an image cannot be read or has
-            another shape.
+        UserCodeError: If there is no such folder or no image in it, or a class that is not among `classes`; while
+            reading, if an image cannot be read or has another shape.
     """
     folder = Path(path)
-    classes = _class_folders(folder)
+    places = _class_folders(folder)
+    names = [place.name for place in places] if classes is None else list(classes)
+    _require_known(folder, places, names)
     files: list[Path] = []
     labels: Any = []
-    for number, place in enumerate(classes):
+    for place in places:
         found = sorted(file for file in place.iterdir() if file.suffix.lower() in IMAGES)
         files += found
-        labels += [number] * len(found)
+        labels += [names.index(place.name)] * len(found)
     if not files:
         raise UserCodeError(
             f"{folder}: expected a folder for each class with {', '.join(IMAGES)} files in it; found "
-            f"{f'{len(classes)} folders without any' if classes else 'no folder'}"
+            f"{f'{len(places)} folders without any' if places else 'no folder'}"
         )
     labels = np.asarray(labels, np.int64)
     if not own_files:
-        return _ImageArray(_Images(files, channels, size, cache)), labels
+        return _ImageArray(_Images(files, channels, size, cache), names), labels
     comm = joined()
     mine = slice(comm.rank, None, comm.size)  # files are sorted by class, so each rank gets of all classes
     counts = tuple(len(range(rank, len(files), comm.size)) for rank in range(comm.size))
     if not counts[-1]:
         raise UserCodeError(f"{folder}: {len(files)} images for {comm.size} ranks, and each rank needs one at least")
-    return OwnFiles((_ImageArray(_Images(files[mine], channels, size, cache)), labels[mine]), _as_they_are, counts)
+    images = _ImageArray(_Images(files[mine], channels, size, cache), names)
+    return OwnFiles((images, labels[mine]), _as_they_are, counts)
+
+
+def _require_known(folder: Path, places: Sequence[Path], names: Sequence[str]) -> None:
+    """Raise if a folder is of none of the classes, or a class is named twice."""
+    if len(set(names)) < len(names):
+        raise UserCodeError(f"{folder}: classes names one twice: {', '.join(names)}")
+    strange = [place.name for place in places if place.name not in names]
+    if strange:
+        raise UserCodeError(
+            f"{folder / strange[0]}: there is no class {strange[0]!r} in classes, which are {', '.join(names)}"
+            f"{did_you_mean(strange[0], names)}"
+        )
+
+
+def require_same_classes(train: Any, test: Any, source: str) -> None:
+    """Raise if folders of training and test images number their classes differently.
+
+    Raises:
+        UserCodeError: Naming the first class with two numbers, and what to do.
+    """
+    of_train, of_test = _classes_of(train), _classes_of(test)
+    if of_train and of_test and list(of_test) != list(of_train[: len(of_test)]):
+        place = next(i for i, name in enumerate(of_test) if i == len(of_train) or name != of_train[i])
+        there = repr(of_train[place]) if place < len(of_train) else "not there"
+        raise UserCodeError(
+            f"{source}: class {place} is {there} in the training folder and {of_test[place]!r} in the test folder; "
+            "give both the same classes: hk.image_folder(..., classes=[...])"
+        )
+
+
+def _classes_of(part: Any) -> Sequence[str]:
+    leaves = tf.nest.flatten(part.arrays if isinstance(part, Mapped) else part)
+    return next((leaf.classes for leaf in leaves if isinstance(leaf, _ImageArray)), ())
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -234,11 +274,17 @@ class _Images:
 
 
 class _ImageArray(StoredArray):
-    """Images as an array."""
+    """Images as an array.
 
-    def __init__(self, images: _Images) -> None:
+    Args:
+        images: The files.
+        classes: What the class numbers beside them stand for.
+    """
+
+    def __init__(self, images: _Images, classes: Sequence[str]) -> None:
         super().__init__(len(images), images.shape, np.float32, images.read)
         self._images = images
+        self.classes = classes
 
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(self._images.gather(rows), (rows.shape[0], *self.shape[1:]))

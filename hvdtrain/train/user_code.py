@@ -23,7 +23,7 @@ from hvdtrain.names import did_you_mean
 from hvdtrain.train import compat
 from hvdtrain.train.data import count
 from hvdtrain.train.deal import tuples
-from hvdtrain.train.stored import Mapped, StoredArray, gatherer
+from hvdtrain.train.stored import Mapped, StoredArray, gatherer, require_same_classes
 from hvdtrain.workshop.stand_in import StandIn
 
 OWN_WAYS = ("train_step", "compute_loss", "compute_metrics")  # methods of Keras's that a model may replace
@@ -133,6 +133,7 @@ def load_data(source: str, folder: Path, args: dict[str, Any], *, num_examples: 
         )
     if data.test is not None:
         _num_found(data.test, f"{source}: the test data")
+        require_same_classes(data.train, data.test, source)
     return data
 
 
