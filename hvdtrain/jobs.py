@@ -18,6 +18,7 @@ from hvdtrain.cli.options import Changes
 from hvdtrain.cli.show import go_on, ledger_text, name_of, nice_path, program, talk
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode, NoSpaceError, NotFoundError
 from hvdtrain.facts import Facts, gather_facts
+from hvdtrain.in_use import used
 from hvdtrain.launch.job import command_script
 from hvdtrain.launch.shell import Script, script_text
 from hvdtrain.prepare import make_ready_again, new_run, prepare
@@ -63,13 +64,21 @@ def run_config(config_path: str | None, changes: Changes, *, resume: str | None,
 
 def start(run: RunDir) -> int:
     """Execute a run's script, see it through, tell the outcome, and return the exit code."""
-    with open(run.launcher_log, "wb") as noise:
-        code = execute([bash(), str(run.script), str(run.path)], environ=rank_environment(environ_now()), noise=noise)
-    code = outcome(run, code)
+    code = outcome(run, execute_script(run, rank_environment(environ_now())))
     if code and run.exit_code() is None:
         with contextlib.suppress(NoSpaceError):  # a full disk must not hide why the run ended
             write_text(run.exit, f"{code}\n")
     return code
+
+
+def execute_script(run: RunDir, environ: Mapping[str, str]) -> int:
+    """Execute a run's script, alone in its directory, and return the exit code.
+
+    Raises:
+        ConfigError: If something on this machine trains there.
+    """
+    with used(run) as held, open(run.launcher_log, "wb") as noise:
+        return execute([bash(), str(run.script), str(run.path)], environ=environ, noise=noise, inherited=held)
 
 
 def outcome(run: RunDir, code: int) -> int:

@@ -18,14 +18,15 @@ from hvdtrain.data_files import DATA_SETS
 from hvdtrain.errors import EnvironmentNotFitError, ExitCode
 from hvdtrain.facts import Facts, gather_facts
 from hvdtrain.fetch import data_folder, find
-from hvdtrain.jobs import WorkerFailedError, bash, run_worker
+from hvdtrain.in_use import refuse_used
+from hvdtrain.jobs import WorkerFailedError, execute_script, run_worker
 from hvdtrain.ladder_report import write_report
 from hvdtrain.ladderdir import RUN, LadderDir, outcome
 from hvdtrain.measuring import failure_words
 from hvdtrain.prepare import Prepared, make_ready_again, new_run, new_run_name, prepare
 from hvdtrain.resuming import continued
 from hvdtrain.rundir import RunDir, write_text
-from hvdtrain.runner import execute, rank_environment
+from hvdtrain.runner import rank_environment
 from hvdtrain.study.rungs import BY_NAME, Climb, Question, config_of
 
 
@@ -97,8 +98,7 @@ def train(ladder: LadderDir, climb: Climb, facts: Facts) -> int:
     """Train one model, or what is left of its training; say the outcome and return the exit code."""
     run = made_ready(ladder, climb, prepare(str(ladder.config(climb)), facts))
     environ = {**rank_environment(dict(os.environ)), "HVDTRAIN_PROGRESS": "quiet"}
-    with open(run.launcher_log, "wb") as noise:
-        code = execute([bash(), str(run.script), str(run.path)], environ=environ, noise=noise)
+    code = execute_script(run, environ)
     if code == 0 and run.finished.exists():
         done = outcome(ladder, climb)
         talk(f"  {done.accuracy:.2f} % in {duration(done.seconds)}")
@@ -112,6 +112,7 @@ def made_ready(ladder: LadderDir, climb: Climb, prepared: Prepared) -> RunDir:
     """Return a training's run directory: a new one, or the one of a training that was stopped."""
     run = ladder.run(climb)
     if run.plan.exists():
+        refuse_used(run)
         make_ready_again(run, continued(run, prepared))
         return run
     return new_run(prepared, run.path.parents[1], name=RUN)

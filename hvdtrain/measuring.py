@@ -7,10 +7,11 @@ from pathlib import Path
 
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.cli.show import nice_path, talk
-from hvdtrain.jobs import bash, first_failure
+from hvdtrain.in_use import refuse_used
+from hvdtrain.jobs import execute_script, first_failure
 from hvdtrain.prepare import Prepared, new_run, new_run_name
 from hvdtrain.rundir import RunDir
-from hvdtrain.runner import execute, rank_environment
+from hvdtrain.runner import rank_environment
 
 
 def run_measurement(prepared: Prepared, root: Path, name: str, *, title: str) -> int:
@@ -23,10 +24,7 @@ def run_measurement(prepared: Prepared, root: Path, name: str, *, title: str) ->
         title: What it is, for people.
     """
     run = _clean_run(prepared, root, name)
-    with open(run.launcher_log, "wb") as noise:
-        code = execute(
-            [bash(), str(run.script), str(run.path)], environ=rank_environment(dict(os.environ)), noise=noise
-        )
+    code = execute_script(run, rank_environment(dict(os.environ)))
     if code and code not in SIGNALLED:
         talk(failure_words(run, title, code))
     return code
@@ -42,5 +40,6 @@ def failure_words(run: RunDir, title: str, code: int) -> str:
 def _clean_run(prepared: Prepared, root: Path, name: str) -> RunDir:
     old = root / prepared.plan.name / name
     if old.exists():
+        refuse_used(RunDir(old))
         old.rename(old.with_name(f"{old.name}.failed-{new_run_name()}"))
     return new_run(prepared, root, name=name)

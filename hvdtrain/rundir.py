@@ -123,6 +123,11 @@ class RunDir:
         return self.path / "progress.json"
 
     @property
+    def in_use(self) -> Path:
+        """The file that is locked while something on this machine trains here."""
+        return self.path / ".in_use"
+
+    @property
     def job(self) -> Path:
         """The batch job that was submitted for this run."""
         return self.path / "job.json"

@@ -21,7 +21,9 @@ from hvdtrain.facts import search_path
 STOP_GRACE_S = 5.0
 
 
-def execute(command: Sequence[str], *, environ: Mapping[str, str], noise: IO[bytes] | None = None) -> int:
+def execute(
+    command: Sequence[str], *, environ: Mapping[str, str], noise: IO[bytes] | None = None, inherited: Sequence[int] = ()
+) -> int:
     """Run a command in a session of its own until it and all it started have ended; return its exit code.
 
     SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM; what is left after a grace period is killed.
@@ -30,12 +32,17 @@ def execute(command: Sequence[str], *, environ: Mapping[str, str], noise: IO[byt
         command: What to run.
         environ: Its whole environment.
         noise: Where the launcher's banners go instead of the terminal; None leaves them where they are.
+        inherited: Descriptors that the command has open as well.
 
     Returns:
         The exit code; 128 + N if the command died of signal N, and 130 when the user stopped it.
     """
     process = subprocess.Popen(
-        command, env=dict(environ), start_new_session=True, stderr=subprocess.PIPE if noise else None
+        command,
+        env=dict(environ),
+        start_new_session=True,
+        stderr=subprocess.PIPE if noise else None,
+        pass_fds=inherited,
     )
     relay = _start_relay(process, noise)
     with _passing_signals(process) as stopped:

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hvdtrain.cli.show import name_of
 from hvdtrain.errors import ConfigError, EnvironmentNotFitError, ExitCode
+from hvdtrain.in_use import is_used, refuse_used
 from hvdtrain.metrics import last_epoch_metrics
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.schedulers import SCHEDULERS, QueueEntry
@@ -98,7 +99,7 @@ def status(run: RunDir, job_id: str | None, entry: QueueEntry | None) -> Status:
     at, last = read_json(run.progress), _last_epoch(run)
     step = max(at.get("step", 0), last.get("step", 0)) if not run.finished.exists() else plan["total_steps"]
     state = state_of(run, entry)
-    is_now = state == "running" or (state == "unfinished" and time.time() - at.get("time", 0) < STALE_S)
+    is_now = state == "running" or (state == "unfinished" and _is_now(at))
     rate = (at.get("examples_per_s") or last.get("examples_per_s")) if is_now else None
     left = (plan["total_steps"] - step) * plan["global_batch_size"] / rate if rate else None
     return Status(
@@ -120,6 +121,10 @@ def status(run: RunDir, job_id: str | None, entry: QueueEntry | None) -> Status:
     )
 
 
+def _is_now(progress: Mapping[str, Any]) -> bool:
+    return time.time() - float(progress.get("time", 0)) < STALE_S
+
+
 def state_of(run: RunDir, entry: QueueEntry | None) -> str:
     """Return a run's state in one word: the queue's while the job is there, else the run directory's."""
     if run.finished.exists():
@@ -128,7 +133,7 @@ def state_of(run: RunDir, entry: QueueEntry | None) -> str:
         return entry.state.lower()
     if run.exit_code() == ExitCode.STOPPED:
         return "stopped"
-    own = run.state()
+    own = "running" if is_used(run) else run.state()
     return entry.state.lower() if own == "unfinished" and entry is not None and entry.state != "COMPLETED" else own
 
 
@@ -140,11 +145,12 @@ def _last_epoch(run: RunDir) -> dict[str, Any]:
 
 
 def refuse_active(run: RunDir) -> None:
-    """Raise if a job is still training in a run directory, or is about to.
+    """Raise if something is still training in a run directory, or a job is about to.
 
     Raises:
         ConfigError: With what to do; also where the scheduler cannot be asked.
     """
+    refuse_used(run)
     job_id = run.job_id()
     if job_id is None:
         return
@@ -215,7 +221,10 @@ def is_over(run: RunDir) -> bool:
     """Tell whether nothing more will be written: no job of the run is in the queue."""
     job_id = run.job_id()
     if job_id is None:
-        return run.finished.exists() or run.exit_code() is not None or run.state() == "failed"
+        if is_used(run):
+            return False
+        has_ended = run.finished.exists() or run.exit_code() is not None or run.state() == "failed"
+        return has_ended or (is_used(run) is False and not _is_now(read_json(run.progress)))
     entry = _ask_seldom(run.scheduler(), job_id)
     return entry is None or not entry.is_active
 

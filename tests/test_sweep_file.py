@@ -60,6 +60,7 @@ def test_the_examples_are_valid(name):
         ),
         ("optimiser.name: [sgd]", "did you mean 'optimizer'?"),
         ("training.epochs.x: [1]", "training.epochs has no keys inside"),
+        ("data: [{source: a:b}]", "swept as a whole: data.validation_split, data.validation_seed must stay"),
         ("launch.num_ranks: [1, 2]", "cannot be swept: all trials run in the same way"),
         ("data.validation_split: [0.1, 0.2]", "compared on the same examples"),
         ("model.args.units: {low: 16, high: 64}", "a grid needs a list of values"),

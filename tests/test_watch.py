@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from hvdtrain.cli.show import go_on, name_of
+from hvdtrain.errors import ConfigError
 from hvdtrain.jobs import start
 from hvdtrain.rundir import RunDir
 from hvdtrain.studydir import StudyDir
-from hvdtrain.watch import statuses
+from hvdtrain.watch import is_over, refuse_active, statuses
 from tests.conftest import PROJECT
 
 PLAN = {"name": "digits", "epochs": 10, "steps_per_epoch": 22, "total_steps": 220, "global_batch_size": 64}
@@ -204,6 +206,41 @@ def test_a_run_that_ends_here_leaves_its_exit_code_for_why_and_logs(slurm, code,
     assert run.exit_code() == code
     assert hvdtrain(slurm, "logs", "abcdef", "--follow").returncode == 0
     assert cause in hvdtrain(slurm, "why", "abcdef").stdout
+
+
+def test_two_do_not_train_in_one_run_directory(slurm):
+    """Whoever trains keeps others out until its last process has ended, also by SIGKILL; `logs -f` ends then, too."""
+    run = make_run(slurm / "runs", "abcdef")
+    run.script.write_text("echo $$ > pid; exec sleep 1000\n")
+    begin = (
+        "from pathlib import Path; from hvdtrain.jobs import start; from hvdtrain.rundir import RunDir; "
+        f"start(RunDir(Path({str(run.path)!r})))"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", begin], cwd=slurm)
+    try:
+        wait_until(lambda: (slurm / "pid").exists() and (slurm / "pid").read_text())
+        assert [row.state for row in statuses([run])] == ["running"]
+        with pytest.raises(ConfigError, match=r"run abcdef is being trained on this machine, and two may not"):
+            refuse_active(run)
+        with pytest.raises(ConfigError, match=r"run abcdef is being trained on this machine"):
+            start(run)
+        launcher.kill()
+        launcher.wait()
+        assert not is_over(run), "the training has survived its launcher"
+    finally:
+        os.kill(int((slurm / "pid").read_text()), signal.SIGKILL)
+        launcher.kill()
+    wait_until(lambda: is_over(run))
+    assert [row.state for row in statuses([run])] == ["unfinished"]
+    refuse_active(run)
+    assert hvdtrain(slurm, "logs", "abcdef", "--follow").returncode == 0
+
+
+def wait_until(condition, seconds=60):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "this did not happen"
+        time.sleep(0.05)
 
 
 def test_hints_continue_a_run_where_it_was_started(slurm):

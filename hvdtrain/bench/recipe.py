@@ -25,12 +25,12 @@ from hvdtrain.bench.table import table
 from hvdtrain.cli.show import talk
 from hvdtrain.errors import HvdtrainError, UserCodeError
 from hvdtrain.facts import Facts, gather_facts
-from hvdtrain.jobs import bash
+from hvdtrain.jobs import execute_script
 from hvdtrain.measuring import failure_words
 from hvdtrain.metrics import read_records
 from hvdtrain.prepare import new_run, prepare
 from hvdtrain.rundir import RunDir
-from hvdtrain.runner import execute, rank_environment
+from hvdtrain.runner import rank_environment
 
 HEAD = ("ranks", "n", "accuracy, %", "error", "lowest", "seconds", "quartiles")
 RATIO_HEAD = ("seconds against", "median", "95 % interval", "n")
@@ -102,8 +102,7 @@ def train(config: str, overrides: Sequence[str], num_ranks: int, seed: int, fact
     prepared = prepare(config, facts, overrides=changes)
     run = new_run(prepared, root, name=f"{num_ranks}_ranks_seed_{seed}")
     environ = {**rank_environment(dict(os.environ)), "HVDTRAIN_PROGRESS": "quiet"}
-    with open(run.launcher_log, "wb") as noise:
-        code = execute([bash(), str(run.script), str(run.path)], environ=environ, noise=noise)
+    code = execute_script(run, environ)
     if code in SIGNALLED:
         raise KeyboardInterrupt
     if code:

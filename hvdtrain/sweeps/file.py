@@ -98,6 +98,10 @@ def _key_problems(key: str) -> Iterator[Found]:
         if reason is not None:
             yield (), f"cannot be swept: {reason}"
             return
+    fixed = [other for other in SAME_FOR_ALL if other.startswith(f"{key}.")]
+    if fixed:
+        yield (), f"cannot be swept as a whole: {', '.join(fixed)} must stay; sweep keys inside it, {key}.NAME"
+        return
     block: type[Section] | None = Config
     for place, part in enumerate(parts):
         if block is None:
