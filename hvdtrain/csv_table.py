@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,64 +20,75 @@ class Table:
         path: The file.
         names: Of its columns; empty if it has no header.
         rows: Its numbers, float32.
+        first: Line of the first row; lines count from 1.
     """
 
     path: Path
     names: tuple[str, ...]
     rows: np.ndarray
+    first: int
 
     def line(self, row: int) -> str:
-        """Return where a row is, for people; lines count from 1."""
-        return f"{self.path}:{row + 1 + bool(self.names)}"
+        """Return where a row is, for people."""
+        return f"{self.path}:{row + self.first}"
 
 
 def read_table(path: Path) -> Table:
-    """Return a file's numbers; a first line without any number is a header.
+    """Return a file's numbers; a first line without any number, or of column numbers from 0, is a header.
 
     Raises:
         NotFoundError: If there is no such file.
         UserCodeError: Naming the line, if it is empty, uneven, or holds something else than finite numbers.
     """
     try:
-        content = path.read_bytes().rstrip()
+        content = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip()
     except OSError as error:
         raise NotFoundError(f"{path}: cannot be read: {error.strerror or error}") from error
-    head, _, rest = content.partition(b"\n")
-    if not content:
+    text = content.decode("utf-8-sig", "replace")
+    first = 1 + len(text) - len(text := text.lstrip("\n"))
+    if not text:
         raise UserCodeError(f"{path}: is empty; rows of numbers with commas between them are expected")
-    names = [name.strip().strip('"') for name in head.decode("utf-8-sig", "replace").split(",")]
-    has_header = not any(map(_is_number, names))
+    head, _, rest = text.partition("\n")
+    names = _values(head)
+    has_header = not any(map(_is_number, names)) or (len(names) > 2 and names == [str(i) for i in range(len(names))])
     if has_header and not rest:
         raise UserCodeError(f"{path}: has a header and no rows")
-    table = Table(path, tuple(names) if has_header else (), _rows(path, content, len(names), int(has_header)))
+    text, first = (rest, first + 1) if has_header else (text, first)
+    table = Table(path, tuple(names) if has_header else (), _rows(path, text, len(names), first), first)
     bad = np.flatnonzero(~np.isfinite(table.rows).all(axis=1))
     if len(bad):
         raise UserCodeError(f"{table.line(bad[0])}: holds NaN or infinity; finite numbers are expected")
     return table
 
 
-def _rows(path: Path, content: bytes, width: int, first: int) -> np.ndarray:
-    # Numbers are ASCII; a header that is left out may hold letters in any encoding, and a byte order mark.
-    encoding = "latin-1" if first else "utf-8-sig"
+def _values(line: str) -> list[str]:
+    """Return what stands between a line's commas, without quotes around it.
+
+    >>> _values('"a, b", 1')
+    ['a, b', '1']
+    """
+    return [value.strip() for value in next(csv.reader([line], skipinitialspace=True), [])]
+
+
+def _rows(path: Path, text: str, width: int, first: int) -> np.ndarray:
     try:
-        rows = np.loadtxt(path, np.float32, comments=None, delimiter=",", skiprows=first, ndmin=2, encoding=encoding)
+        rows = np.loadtxt(io.StringIO(text), np.float32, comments=None, delimiter=",", quotechar='"', ndmin=2)
     except ValueError as error:
-        raise _complaint(path, content, width, first) from error
-    if rows.shape != (content.count(b"\n") + 1 - first, width):
-        raise _complaint(path, content, width, first)
+        raise _complaint(path, text, width, first) from error
+    if rows.shape != (text.count("\n") + 1, width):
+        raise _complaint(path, text, width, first)
     return rows
 
 
-def _complaint(path: Path, content: bytes, width: int, first: int) -> UserCodeError:
+def _complaint(path: Path, text: str, width: int, first: int) -> UserCodeError:
     """Return what is wrong with the first line that is no row of numbers."""
-    lines = content.decode("utf-8-sig", "replace").split("\n")
-    for number, line in enumerate(lines[first:], first + 1):
-        values = line.split(",")
+    for number, line in enumerate(text.split("\n"), first):
+        values = _values(line)
         if len(values) != width:
             return UserCodeError(f"{path}:{number}: has {len(values)} values, the first line has {width}")
         for column, value in enumerate(values, 1):
             if not _is_number(value):
-                return UserCodeError(f"{path}:{number}: value {column} must be a number; got {value.strip()!r}")
+                return UserCodeError(f"{path}:{number}: value {column} must be a number; got {value!r}")
     return UserCodeError(f"{path}: is no table of numbers")
 
 

@@ -179,6 +179,8 @@ def test_what_is_wrong_with_files_is_said(tmp_path: Path):
         image_folder(tmp_path)
     with pytest.raises(UserCodeError, match="no file has this name"):
         tfrecords(tmp_path / "*.tfrecord", parse)
+    with pytest.raises(UserCodeError, match="the list of files is empty"):
+        tfrecords([], parse)
     with pytest.raises(UserCodeError, match="No such file"):
         tfrecords([tmp_path / "missing"], parse)
     whole = Path(write_records(tmp_path / "r", *pictures(3), num_files=1).replace("*", "0"))

@@ -57,6 +57,8 @@ def tfrecords(
                 f"{pattern}: no file has this name; give a path, or a pattern such as 'data/train-*.tfrecord'"
             )
     names = sorted(map(str, files))
+    if not names:
+        raise UserCodeError("tfrecords: the list of files is empty; give paths, or a pattern: 'a-*.tfrecord'")
     if own_files:
         return _own_records(names, parse, joined())
     records = _Records(names)

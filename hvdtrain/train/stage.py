@@ -48,6 +48,7 @@ def stage(
         HvdtrainError: On all ranks, what went wrong on one of them first.
     """
     began = time.monotonic()
+    paths = paths if isinstance(paths, (str, os.PathLike)) else list(paths)
     named = [str(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     at = f"stage({', '.join(named)}; to={to})"
     found = agreed_values(comm, lambda: _first_look(paths) if comm.rank == 0 else None, at)[0]
