@@ -84,6 +84,8 @@ def _complaint(path: Path, text: str, width: int, first: int) -> UserCodeError:
     """Return what is wrong with the first line that is no row of numbers."""
     for number, line in enumerate(text.split("\n"), first):
         values = _values(line)
+        if not values:
+            return UserCodeError(f"{path}:{number}: is an empty line between rows; take it out")
         if len(values) != width:
             return UserCodeError(f"{path}:{number}: has {len(values)} values, the first line has {width}")
         for column, value in enumerate(values, 1):

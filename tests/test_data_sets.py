@@ -310,7 +310,7 @@ def changed(row, column, value):
         ({"rows": changed(5, 9, "x")}, r":7: value 10 must be a number; got 'x'"),
         ({"rows": changed(1, 9, "nan")}, r":3: holds NaN or infinity"),
         ({"rows": [*ROWS, ROWS[0][:-1]]}, r":8: has 784 values, the first line has 785"),
-        ({"rows": [*ROWS, [], ROWS[0]]}, r":8: has 1 values, the first line has 785"),
+        ({"rows": [*ROWS, [], ROWS[0]]}, r":8: is an empty line between rows"),
         ({"rows": []}, r"has a header and no rows"),
         ({"header": ""}, r":2: has 785 values, the first line has 1"),
         ({"rows": ROWS[:2]}, r"held_out must be 1 to 1, as .* has 2 rows; got 2"),

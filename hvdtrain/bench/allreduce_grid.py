@@ -15,6 +15,7 @@ from typing import Any
 
 from hvdtrain.allreduce import measure_allreduce
 from hvdtrain.bench.machine import describe
+from hvdtrain.bench.options import numbers
 from hvdtrain.bench.table import table
 from hvdtrain.errors import HvdtrainError
 from hvdtrain.facts import gather_facts
@@ -34,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ranks", default="2,4,8", help="default 2,4,8")
+    parser.add_argument("--ranks", type=numbers, default=(2, 4, 8), help="default 2,4,8")
     parser.add_argument("--seconds", type=float, default=0.1, help="of each of the five trials of a size (default 0.1)")
     parser.add_argument("--out", type=Path, help="write every raw row to this JSON file")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
     found = []
-    for ranks in map(int, options.ranks.split(",")):
+    for ranks in options.ranks:
         print(f"{ranks} ranks, {len(SIZES)} sizes ...", file=sys.stderr, flush=True)
         found.append(measure_allreduce(ranks, SIZES, seconds=options.seconds))
     if options.out:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hvdtrain.bench.launch import execute_logged, tail
 from hvdtrain.bench.machine import describe
+from hvdtrain.bench.options import numbers
 from hvdtrain.bench.statistics import estimate, paired_ratios, rotated
 from hvdtrain.bench.table import table
 from hvdtrain.errors import HvdtrainError
@@ -109,18 +110,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if find_spec("torch") is None:
         parser.error("PyTorch is not installed here: pip install 'hvdtrain[bench]'")
     return options
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Return whole numbers with commas between them.
-
-    >>> numbers("1,2")
-    (1, 2)
-    """
-    found = tuple(int(part) for part in text.split(","))
-    if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 at least; got {text}")
-    return found
 
 
 def keras_name(ranks: int) -> str:

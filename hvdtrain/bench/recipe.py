@@ -20,6 +20,7 @@ from statistics import fmean, median, stdev
 
 from hvdtrain.bench.launch import SIGNALLED
 from hvdtrain.bench.machine import describe
+from hvdtrain.bench.options import numbers
 from hvdtrain.bench.statistics import estimate, paired_ratios, rotated
 from hvdtrain.bench.table import table
 from hvdtrain.cli.show import talk
@@ -81,14 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             talk("stopped; these are the trainings that ended")
     print(recipe_tables(trials) + f"\n\n{describe(facts)}.")
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Return numbers of ranks from a list with commas."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"numbers of at least 1 with commas between them, such as 1,2; got {text!r}")
-    return tuple(map(int, parts))
 
 
 def train(config: str, overrides: Sequence[str], num_ranks: int, seed: int, facts: Facts, root: Path) -> Trial:
