@@ -19,6 +19,7 @@ from hvdtrain.facts import Facts, assumed_facts, gather_facts
 from hvdtrain.measuring import run_measurement
 from hvdtrain.prepare import Prepared, new_run, new_run_name, prepare
 from hvdtrain.report import write_report
+from hvdtrain.rundir import write_text
 from hvdtrain.sites import Site, load_site
 from hvdtrain.study.expand import RANKS, Point, Question, cores_per_rank, overrides_of, points
 from hvdtrain.studydir import StudyDir, gather, write_study
@@ -58,7 +59,17 @@ def resume_here(study: StudyDir) -> int:
             f"hvdtrain scale --collect {name_of(study)} [--wait]"
         )
     prepared = {point: _prepared(question, point, facts, None) for point in points(question)}
+    _require_unchanged(study, question)
     return _run_all(study, prepared)
+
+
+def _require_unchanged(study: StudyDir, question: Question) -> None:
+    """Raise if the configuration is another one than when the study began: its sizes would not compare."""
+    if study.config.exists() and study.config.read_bytes() != Path(question.config).read_bytes():
+        raise ConfigError(
+            f"--resume: {question.config} has changed since study {study.short_id} began; what it was is in "
+            f"{nice_path(study.config)}. Put that back, or begin a new study"
+        )
 
 
 def _run_all(study: StudyDir, prepared: dict[Point, Prepared]) -> int:
@@ -207,5 +218,6 @@ def _new_study(
     name = next(iter(prepared.values())).plan.name
     study = StudyDir((root / name / new_run_name()).resolve())
     write_study(study, name, question, machine=machine, command=command_line(), version=__version__, **facts)
+    write_text(study.config, Path(question.config).read_text(encoding="utf-8"))
     talk(f"study {study.short_id}: {len(prepared)} runs of about {question.seconds:g} s of timed training each")
     return study

@@ -60,6 +60,11 @@ class StudyDir(ReportDir):
         return self.path / "study.json"
 
     @property
+    def config(self) -> Path:
+        """The configuration as it was when the study began."""
+        return self.path / "config.yaml"
+
+    @property
     def runs(self) -> Path:
         """A run directory for each point."""
         return self.path / "runs"

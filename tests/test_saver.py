@@ -159,7 +159,7 @@ def test_a_new_epoch_may_begin_with_other_batches(alone, tmp_path):
     "call",
     [
         lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size=0),
-        lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size=2.5),
+        lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size="2"),  # type: ignore[arg-type]
         lambda: hk.shard((np.ones((8, 1)), np.ones(8)), batch_size=2, seed=-1),
         lambda: hk.evaluation_part((np.ones((8, 1)), np.ones(8)), batch_size=True),
         lambda: hk.callbacks(save_every_steps=0),

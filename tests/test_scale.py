@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -172,6 +173,16 @@ def test_jobs_of_a_site_are_not_run_here(tmp_path):
     with pytest.raises(ConfigError, match=r"are jobs of site far; .*hvdtrain scale --collect .*abcdef"):
         resume_here(study)
     assert queued.plan.exists()
+
+
+def test_sizes_of_two_configurations_are_not_mixed(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(Path(DIGITS).read_text())
+    study = measured(tmp_path, config=str(config))
+    study.config.write_text(config.read_text())
+    config.write_text(config.read_text() + "# changed\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml has changed since study abcdef began; what it was is in .*config"):
+        resume_here(study)
 
 
 def test_one_process_alone_is_no_report_yet(tmp_path, capsys):

@@ -21,7 +21,7 @@ PLAN = {"num_examples": 60_000, "epochs": 2, "config": {"horovod": {"num_groups"
 
 def measured(folder: Path, ranks: tuple[int, ...] = (1, 2), *, num_nodes: int = 1, **asked) -> StudyDir:
     """Return a study with one repeat, below `folder`/studies, whose runs have measured all its points."""
-    question = Question("c.yaml", ranks, asked.pop("mode", "weak"), 1, 10.0, 50, "real", **asked)
+    question = Question(asked.pop("config", "c.yaml"), ranks, asked.pop("mode", "weak"), 1, 10.0, 50, "real", **asked)
     study = StudyDir(folder / "studies" / "c" / "20260101-000000-abcdef")
     write_study(study, "c", question, machine="one", command="hvdtrain scale", version="0")
     for point in points(question):

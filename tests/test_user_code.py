@@ -96,14 +96,13 @@ class TwoRanks(SoloComm):
     size = 2
 
 
-def plan_of(*, model: str, data: str, args: dict[str, object], num_ranks: int = 1, **others: object) -> Plan:
+def plan_of(*, model: str, data: str, args: dict[str, object], others: Mapping[str, object]) -> Plan:
     config = Config.model_validate(
         {
             "name": "x",
             "model": {"source": f"code_of_a_user:{model}", "args": args},
             "data": {"source": f"code_of_a_user:{data}", "num_examples": 20},
             "training": {"epochs": 1, "batch_size_per_replica": 5},
-            "launch": {"num_ranks": num_ranks},
             **others,
         }
     )
@@ -122,7 +121,7 @@ def prepare(
     **args: object,
 ) -> None:
     others = {"loss": loss, "loss_args": dict(loss_args), "metrics": list(metrics)}
-    plan = dataclasses.replace(plan_of(model=model, data=data, args=args, **others), num_ranks=num_ranks)
+    plan = dataclasses.replace(plan_of(model=model, data=data, args=args, others=others), num_ranks=num_ranks)
     comm = TwoRanks() if num_ranks == 2 else SoloComm()
     job.prepare(job.Job(plan, RunDir(folder), folder, comm, Console(None, has_bar=False)))
 

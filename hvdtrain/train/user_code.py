@@ -281,8 +281,9 @@ def _output_shape(model: keras.Model, x: Any, name: str) -> tuple[int | None, ..
 
 
 def _check_labels(y: np.ndarray, output_shape: tuple[int | None, ...], labels: Labels, name: str) -> None:
-    if labels.loss == "sparse_categorical_crossentropy" and output_shape[-1] is not None:
-        _check_class_numbers(y, output_shape, labels, name)
+    num_classes = output_shape[-1]
+    if labels.loss == "sparse_categorical_crossentropy" and num_classes is not None:
+        _check_class_numbers(y, len(output_shape), num_classes, labels, name)
     elif labels.loss == "categorical_crossentropy" and y.shape[1:] != tuple(output_shape[1:]):
         raise UserCodeError(
             f"{name}: {labels.loss} needs one-hot labels of shape {tuple(output_shape[1:])}; got {y.shape[1:]}. "
@@ -290,9 +291,8 @@ def _check_labels(y: np.ndarray, output_shape: tuple[int | None, ...], labels: L
         )
 
 
-def _check_class_numbers(y: np.ndarray, output_shape: tuple[int | None, ...], labels: Labels, name: str) -> None:
-    num_classes = output_shape[-1]
-    if y.ndim == len(output_shape) and y.shape[-1] != 1:
+def _check_class_numbers(y: np.ndarray, output_rank: int, num_classes: int, labels: Labels, name: str) -> None:
+    if y.ndim == output_rank and y.shape[-1] != 1:
         raise UserCodeError(
             f"{name}: {labels.loss} needs one class number per example, not {tuple(y.shape[1:])} values; "
             "for one-hot labels use categorical_crossentropy"
