@@ -34,7 +34,7 @@ def make_loss(loss: str, args: Mapping[str, Any], folder: Path) -> Any:
     if not args:
         if loss.lower() not in BY_LABELS and loss not in keras.src.losses.ALL_OBJECTS_DICT:
             raise UserCodeError(
-                f"loss: Keras has no loss {loss!r}{did_you_mean(loss, names())}; one of your own is module:function"
+                f"loss: Keras has no loss {loss!r} (one of your own is module:function){did_you_mean(loss, names())}"
             )
         return loss
     known, loss = classes(), snake_case(loss)
