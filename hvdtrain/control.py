@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hvdtrain.cli.show import name_of
 from hvdtrain.errors import EnvironmentNotFitError, NotFoundError
+from hvdtrain.in_use import is_used
 from hvdtrain.jobs import first_failure
 from hvdtrain.rundir import RunDir, write_text
 from hvdtrain.schedulers import SCHEDULERS, QueueEntry
@@ -110,6 +111,7 @@ def evidence_of(run: RunDir) -> Evidence:
         stop=stop,
         failure=failure,
         is_local=job_id is None,
+        is_used=is_used(run),
         job=job,
         log="\n".join(of_last_start(tail(log)) for log in logs if log.is_file()),
     )

@@ -24,6 +24,7 @@ class Evidence:
         stop: Text of the file STOP.
         failure: Record of the rank that failed first.
         is_local: Whether `hvdtrain run` started it, and no batch job.
+        is_used: Whether something on this machine trains in it; None where that cannot be known.
         job: What the scheduler says about the job, by its own names; empty where it has forgotten it.
         log: The end of the job's log and of the ranks' logs.
     """
@@ -33,6 +34,7 @@ class Evidence:
     stop: str = ""
     failure: Mapping[str, Any] = field(default_factory=dict)
     is_local: bool = False
+    is_used: bool | None = None
     job: Mapping[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -215,10 +217,7 @@ def cause_of(evidence: Evidence) -> Cause:
 def _causes(evidence: Evidence) -> Iterator[Cause]:
     """Yield causes, the surest first."""
     state = evidence.job.get("JobState", "")
-    if state == "PENDING":
-        yield _pending(evidence.job.get("Reason", ""))
-    if state in ("RUNNING", "CONFIGURING", "COMPLETING"):
-        yield Cause("running", "it is running", "nothing to do: hvdtrain status RUN", f"JobState={state}")
+    yield from _not_ended(evidence, state)
     if evidence.exit_code == ExitCode.STOPPED:
         words = "hvdtrain cancel" if evidence.stop.startswith("cancel") else evidence.stop or "a stop was asked for"
         yield Cause("stopped", f"it was stopped, its state saved: {words}", SAVED, "EXIT 75")
@@ -236,10 +235,25 @@ def _causes(evidence: Evidence) -> Iterator[Cause]:
         yield _failed(evidence.failure)
     if evidence.exit_code in EXIT_CODES:
         yield _by_code(evidence.exit_code)
-    if evidence.exit_code is not None and evidence.exit_code > 128:
-        number = evidence.exit_code - 128
-        yield Cause("rank-killed", f"a process was killed by signal {number}", SAVED, f"exit code {evidence.exit_code}")
+    yield from _without_a_word(evidence)
+
+
+def _not_ended(evidence: Evidence, state: str) -> Iterator[Cause]:
+    if evidence.is_used:
+        yield Cause("running", "it is running on this machine", "nothing to do: hvdtrain status RUN")
+    if state == "PENDING":
+        yield _pending(evidence.job.get("Reason", ""))
+    if state in ("RUNNING", "CONFIGURING", "COMPLETING"):
+        yield Cause("running", "it is running", "nothing to do: hvdtrain status RUN", f"JobState={state}")
+
+
+def _without_a_word(evidence: Evidence) -> Iterator[Cause]:
     code = "" if evidence.exit_code is None else f"exit code {evidence.exit_code}"
+    if evidence.exit_code is not None and evidence.exit_code > 128:
+        yield Cause("rank-killed", f"a process was killed by signal {evidence.exit_code - 128}", SAVED, code)
+    if evidence.is_local and evidence.is_used is False and evidence.exit_code is None:
+        text = "it was killed together with the command that started it: SIGKILL, want of memory, or a restart"
+        yield Cause("killed", text, SAVED, "no process of it is left, and none said why")
     yield Cause("unknown", "nothing that is left says why", "hvdtrain logs RUN, and the logs of its ranks", code)
 
 

@@ -224,6 +224,7 @@ def test_two_do_not_train_in_one_run_directory(slurm):
             refuse_active(run)
         with pytest.raises(ConfigError, match=r"run abcdef is being trained on this machine"):
             start(run)
+        assert "it is running on this machine" in hvdtrain(slurm, "why", "abcdef").stdout
         launcher.kill()
         launcher.wait()
         assert not is_over(run), "the training has survived its launcher"
@@ -234,6 +235,7 @@ def test_two_do_not_train_in_one_run_directory(slurm):
     assert [row.state for row in statuses([run])] == ["unfinished"]
     refuse_active(run)
     assert hvdtrain(slurm, "logs", "abcdef", "--follow").returncode == 0
+    assert "it was killed together with the command" in hvdtrain(slurm, "why", "abcdef").stdout
 
 
 def wait_until(condition, seconds=60):
