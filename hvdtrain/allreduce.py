@@ -27,7 +27,7 @@ MANY = 0.2  # of all rows
 HEAD = ("way", "size", "bytes", "us", "fastest", "slowest", "algbw GB/s", "busbw GB/s", "result", "fit us", "off")
 
 
-def measure_allreduce(num_ranks: int, sizes: Sequence[int], *, seconds: float) -> dict[str, Any]:
+def measure_allreduce(num_ranks: int, sizes: Sequence[int], *, seconds: float, num_trials: int = 5) -> dict[str, Any]:
     """Return what the ranks found: see `hvdtrain.train.bench.allreduce.sweep`.
 
     Raises:
@@ -39,9 +39,8 @@ def measure_allreduce(num_ranks: int, sizes: Sequence[int], *, seconds: float) -
         raise EnvironmentNotFitError(f"several ranks need Open MPI 4 or 5, found: {facts.mpi_found}")
     with tempfile.TemporaryDirectory(prefix="hvdtrain-allreduce-") as folder:
         task = Path(folder, "task.json")
-        task.write_text(
-            json.dumps({"num_ranks": num_ranks, "sizes": list(sizes), "seconds": seconds, "directory": folder})
-        )
+        asked = {"num_ranks": num_ranks, "sizes": list(sizes), "seconds": seconds, "num_trials": num_trials}
+        task.write_text(json.dumps({**asked, "directory": folder}))
         script = command_script(
             [sys.executable, "-m", WORKER, str(task)],
             num_ranks=num_ranks,

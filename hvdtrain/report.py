@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -162,13 +163,20 @@ def html(
     )
 
 
+def width_words(width: float) -> str:
+    """Return which sizes a cost model's lines were fitted to."""
+    if math.isinf(width):
+        return "one straight line for all sizes"
+    return f"a straight line for each size, fitted to those within a factor of about {math.exp(width):.1f}"
+
+
 def model_words(model: CostModel) -> str:
     """Return a cost model in a sentence."""
     gamma = "" if model.gamma_s is None else f", gamma {1e12 * model.gamma_s:.0f} ps per byte added"
     return (
         f"{model.num_ranks} ranks, as a ring: alpha {1e6 * model.alpha_s:.1f} us per message, beta "
         f"{1e12 * model.beta_s:.0f} ps per byte ({1e-9 / model.beta_s if model.beta_s else 0:.2f} GB/s){gamma}; "
-        f"{len(model.regimes)} straight lines in all."
+        f"{width_words(model.width)}."
     )
 
 

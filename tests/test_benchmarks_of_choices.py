@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from importlib.util import find_spec
 
 import numpy as np
@@ -25,8 +26,10 @@ def sweep(num_ranks: int, noise: float) -> dict[str, object]:
     }
 
 
-def test_the_grid_goes_from_1_kib_to_64_mib_in_whole_floats():
-    assert (SIZES[0], SIZES[-1]) == (1024, 64 * 2**20)
+def test_the_grid_goes_over_five_decades_in_whole_floats_and_meets_no_power_of_two():
+    assert SIZES[0] < 1024
+    assert 50 * 2**20 < SIZES[-1] < 64 * 2**20
+    assert not any(math.log2(size).is_integer() for size in SIZES)
     assert all(size % 4 == 0 for size in SIZES)
     assert list(SIZES) == sorted(set(SIZES))
 

@@ -1,13 +1,14 @@
-"""What an allreduce costs: the textbook's algorithms, and fits that find their own regimes."""
+"""What an allreduce costs: the textbook's algorithms, and fits to what machines do instead."""
 
-import math
+import random
+import statistics
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvdtrain.study import cost_model
-from hvdtrain.study.cost_model import CostModel, Regime, best_s, fit_cost, relative_errors
+from hvdtrain.study.cost_model import best_s, fit_cost, relative_errors
 
 SIZES = [2**power for power in range(10, 27)]
 
@@ -27,17 +28,36 @@ def test_gamma_is_taken_out_of_beta():
     assert fit_cost(4, SIZES, seconds, gamma_s=2e-10).beta_s == pytest.approx(1e-9, rel=1e-3)
 
 
-def test_a_change_of_the_librarys_way_becomes_a_regime():
-    true = CostModel(2, (Regime(2**16, 1e-6, 1e-9), Regime(math.inf, 2e-4, 4e-10)))
-    seconds = [true.seconds(size) for size in SIZES]
-    model = fit_cost(2, SIZES, seconds)
-    assert len(model.regimes) == 2
-    assert max(relative_errors(model, SIZES, seconds)) < 0.01
+def test_sizes_between_are_told_where_buffers_outgrow_the_caches():
+    """The cost of a byte rises smoothly: no line for all sizes, and none for a few large parts, would do."""
+    halves = [2 ** (power / 2) for power in range(20, 53)]
+    seconds = [1e-5 + size * 2e-11 * (1 + 20 / (1 + (2e6 / size) ** 2)) for size in halves]
+    model = fit_cost(2, halves[::2], seconds[::2])
+    assert max(relative_errors(model, halves[1::2], seconds[1::2])) < 0.15
+    assert model.width < 1
 
 
-def test_one_line_stays_one_line_under_noise():
-    seconds = [(1e-5 + 1e-9 * size) * (1 + 0.03 * (-1) ** place) for place, size in enumerate(SIZES)]
-    assert len(fit_cost(2, SIZES, seconds).regimes) <= 2
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_noise_is_smoothed_and_not_followed(seed):
+    noise = random.Random(seed)
+    true = [1e-5 + 1e-9 * size for size in SIZES]
+    model = fit_cost(2, SIZES, [value * noise.gauss(1, 0.05) for value in true])
+    assert statistics.median(relative_errors(model, SIZES, true)) < 0.05
+
+
+def test_a_jump_is_off_beside_it_only():
+    """The library changes its way at 64 KiB."""
+    seconds = [1e-6 + 1e-9 * size if size <= 2**16 else 2e-4 + 4e-10 * size for size in SIZES]
+    errors = relative_errors(fit_cost(2, SIZES, seconds), SIZES, seconds)
+    far = [error for error, size in zip(errors, SIZES, strict=True) if not 2**13 < size < 2**19]
+    assert max(far) < 0.05
+
+
+def test_the_lines_at_the_ends_go_on_and_never_down():
+    model = fit_cost(2, SIZES, [2e-4 - 1e-11 * size if size < 2**16 else 1e-9 * size for size in SIZES])
+    assert model.seconds(0) > 0
+    assert model.seconds(2**30) > model.seconds(2**29) > 0
 
 
 def test_sizes_may_come_in_any_order_and_several_times():

@@ -1,8 +1,8 @@
 """What an allreduce costs: alpha (seconds per message), beta (seconds per byte sent), gamma (seconds per byte added).
 
 Formulas: Thakur, Rabenseifner and Gropp 2005; Patarasuk and Yuan 2009. `n` bytes on each of `p` ranks.
-Real libraries change their way with the size, and buffers outgrow caches, so a fit has regimes, each a straight line of
-its own.
+Real libraries change their way with the size, and buffers outgrow caches, so alpha and beta change with the size, too:
+each size has a straight line of its own, fitted to those around it (locally weighted regression, Cleveland 1979).
 """
 
 from __future__ import annotations
@@ -13,26 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_REGIMES = 6
 MIN_SIZES = 3  # of a fit
-MIN_POINTS = 2  # of a regime
-GOOD_ENOUGH = 0.01  # relative error that does not call for a further regime
-
-
-@dataclass(frozen=True)
-class Regime:
-    """One straight line: `fixed_s + per_byte_s * bytes`, for messages of at most `up_to` bytes.
-
-    Args:
-        up_to: Largest message it is for; infinity for the last.
-        fixed_s: What a message of no size would take. Negative only between the first regime and the last, where the
-            cost of a byte itself grows with the size.
-        per_byte_s: What each byte adds.
-    """
-
-    up_to: float
-    fixed_s: float
-    per_byte_s: float
+# How far neighbours count, in steps from one measured size to the next on a logarithmic scale: one line for all first.
+WIDTHS = (math.inf, 4.0, 2.0, 1.4, 1.1, 0.9, 0.75, 0.6)
+GOOD_ENOUGH = 0.005  # relative error that does not call for nearer neighbours
 
 
 @dataclass(frozen=True)
@@ -41,29 +25,44 @@ class CostModel:
 
     Args:
         num_ranks: Ranks it was measured on.
-        regimes: From the smallest messages to the largest.
+        sizes: Bytes that were measured, rising.
+        times: Seconds of one allreduce of each.
+        width: Standard deviation of the weights of neighbouring sizes, as the logarithm of a ratio; infinity for one
+            line through all.
         gamma_s: Seconds per byte of adding two buffers, measured on one rank; None if it was not.
     """
 
     num_ranks: int
-    regimes: tuple[Regime, ...]
+    sizes: tuple[float, ...]
+    times: tuple[float, ...]
+    width: float
     gamma_s: float | None = None
 
     def seconds(self, num_bytes: float) -> float:
-        """Return the predicted time of one allreduce."""
-        regime = next(one for one in self.regimes if num_bytes <= one.up_to)
-        return regime.fixed_s + regime.per_byte_s * num_bytes
+        """Return the predicted time of one allreduce; beyond what was measured the last line goes on."""
+        fixed, per_byte = self.line(num_bytes)
+        return fixed + per_byte * num_bytes
+
+    def line(self, num_bytes: float) -> tuple[float, float]:
+        """Return (seconds of no byte, seconds per byte) of the line for messages of about this size.
+
+        Neither is negative at the smallest and the largest size, from where the line goes on.
+        """
+        x, y = np.asarray(self.sizes), np.asarray(self.times)
+        at = min(max(num_bytes, x[0]), x[-1])
+        weights = np.exp(-0.5 * (np.log(x / at) / self.width) ** 2)
+        return _line(x, y, weights, at, is_between=x[0] < num_bytes < x[-1])
 
     @property
     def alpha_s(self) -> float:
         """Seconds per message, as a ring would need them: from the smallest messages."""
-        return self.regimes[0].fixed_s / (2 * (self.num_ranks - 1))
+        return self.line(self.sizes[0])[0] / (2 * (self.num_ranks - 1))
 
     @property
     def beta_s(self) -> float:
         """Seconds per byte sent, as a ring would need them: from the largest messages, gamma taken out."""
         p = self.num_ranks
-        beta = (self.regimes[-1].per_byte_s - (p - 1) / p * (self.gamma_s or 0.0)) / (2 * (p - 1) / p)
+        beta = (self.line(self.sizes[-1])[1] - (p - 1) / p * (self.gamma_s or 0.0)) / (2 * (p - 1) / p)
         return max(beta, 0.0)
 
 
@@ -133,81 +132,40 @@ def fit_cost(
         raise ValueError(f"a fit needs at least {MIN_SIZES} sizes; got {len(num_bytes)}")
     order = np.argsort(num_bytes, kind="stable")
     x, y = np.asarray(num_bytes, float)[order], np.asarray(seconds, float)[order]
-    found = {count: _segments(x, y, count) for count in range(1, MAX_REGIMES + 1) if len(x) > _num_parameters(count)}
-    best = min((_expected_error(error, len(x), count), cuts) for count, (error, cuts) in found.items() if cuts)
-    return CostModel(num_ranks, tuple(_regimes(x, y, best[1])), gamma_s)
+    step = float(np.median(np.diff(np.log(np.unique(x))))) if x[0] < x[-1] else 1.0
+    errors = [_error_unseen(x, y, width * step) for width in WIDTHS]
+    width = next(width for width, error in zip(WIDTHS, errors, strict=True) if error <= min(errors) + GOOD_ENOUGH)
+    return CostModel(num_ranks, tuple(x.tolist()), tuple(y.tolist()), width * step, gamma_s)
 
 
-def _num_parameters(num_regimes: int) -> int:
-    """Return what a fit chooses: two numbers for each line, and where one line gives way to the next."""
-    return 3 * num_regimes - 1
+def _error_unseen(x: np.ndarray, y: np.ndarray, width: float) -> float:
+    """Return the mean relative error at each point of the fit to all others, one off by more than all of it as all."""
+    errors = []
+    for place in range(len(x)):
+        others = np.arange(len(x)) != place
+        model = CostModel(2, tuple(x[others]), tuple(y[others]), width)
+        errors.append(min(1.0, abs(model.seconds(x[place]) / y[place] - 1)))
+    return float(sum(errors) / len(errors))
 
 
-def _expected_error(error: float, num_points: int, num_regimes: int) -> float:
-    """Return how far off points that the fit has not seen will be, by generalised cross-validation.
+def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray, at: float, *, is_between: bool) -> tuple[float, float]:
+    """Return (fixed, per byte) of the line with the smallest sum of weighted squared relative errors.
 
-    Craven and Wahba 1979. More regimes always come closer to the points they were fitted to.
+    Neither is negative where the line goes on beyond the points; between others its time is positive.
     """
-    return (error + num_points * GOOD_ENOUGH**2) / (num_points - _num_parameters(num_regimes)) ** 2
-
-
-def _segments(x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, list[tuple[int, int]]]:
-    """Return (error, [begin, end) of each part) of the best cut into parts; no parts if the points are too few."""
-    n = len(x)
-    cost = {(i, j): _line(x, y, i, j)[2] for i in range(n) for j in range(i + MIN_POINTS, n + 1) if _may_cut(x, i, j)}
-    best: dict[tuple[int, int], tuple[float, int]] = {(0, 0): (0.0, 0)}
-    for parts in range(1, count + 1):
-        for j in range(parts * MIN_POINTS, n + 1):
-            options = [
-                (best[parts - 1, i][0] + cost[i, j], i) for i in range(j) if (parts - 1, i) in best and (i, j) in cost
-            ]
-            if options:
-                best[parts, j] = min(options)
-    if (count, n) not in best:
-        return math.inf, []
-    cuts, j = [], n
-    for parts in range(count, 0, -1):
-        i = best[parts, j][1]
-        cuts.append((i, j))
-        j = i
-    return best[count, n][0], cuts[::-1]
-
-
-def _may_cut(x: np.ndarray, i: int, j: int) -> bool:
-    """Tell whether equal sizes stay together."""
-    return (i == 0 or x[i - 1] < x[i]) and (j == len(x) or x[j - 1] < x[j])
-
-
-def _line(x: np.ndarray, y: np.ndarray, i: int, j: int) -> tuple[float, float, float]:
-    """Return (fixed, per byte, sum of squared relative errors) of the best line for the points [i, j).
-
-    Neither is negative where the line goes on beyond the points; between others its times are positive.
-    """
-    is_between = i > 0 and j < len(x)
-    x, y = x[i:j], y[i:j]
-    a = np.stack([1 / y, x / y], axis=1)
-    ones = np.ones(len(y))
+    roots = np.sqrt(weights)
+    a, ones = np.stack([roots / y, roots * x / y], axis=1), roots
     candidates = []
     free, *_ = np.linalg.lstsq(a, ones, rcond=None)
-    if (free >= 0).all() or (is_between and free[1] >= 0 and free[0] + free[1] * x[0] / 2 > 0):
+    if (free >= 0).all() or (is_between and free[0] + free[1] * at > 0):
         candidates.append(free)
     for place in (0, 1):
         alone = np.zeros(2)
         alone[place] = a[:, place] @ ones / (a[:, place] @ a[:, place])
         candidates.append(alone)
-    errors = [float(((a @ candidate - 1) ** 2).sum()) for candidate in candidates]
-    chosen = int(np.argmin(errors))
-    return float(candidates[chosen][0]), float(candidates[chosen][1]), errors[chosen]
-
-
-def _regimes(x: np.ndarray, y: np.ndarray, cuts: Sequence[tuple[int, int]]) -> list[Regime]:
-    """Return the lines; a regime ends half-way, on a logarithmic scale, to the first size of the next."""
-    found = []
-    for i, j in cuts:
-        fixed, per_byte, _ = _line(x, y, i, j)
-        up_to = math.inf if j == len(x) else math.sqrt(float(x[j - 1] * x[j]))
-        found.append(Regime(up_to, fixed, per_byte))
-    return found
+    errors = [float(((a @ candidate - ones) ** 2).sum()) for candidate in candidates]
+    chosen = candidates[int(np.argmin(errors))]
+    return float(chosen[0]), float(chosen[1])
 
 
 def relative_errors(model: CostModel, num_bytes: Sequence[float], seconds: Sequence[float]) -> list[float]:

@@ -20,7 +20,6 @@ import tensorflow as tf
 
 from hvdtrain.train.comm import Comm, HorovodComm
 
-NUM_TRIALS = 5
 ITEM_BYTES = 4  # float32
 GAMMA_BYTES = 2**22
 
@@ -33,7 +32,8 @@ def main() -> None:
 
     task = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     world = wake_up(os.environ, num_ranks=task["num_ranks"], meet_in=Path(task["directory"]))
-    found = {"reduction": world.reduction, **sweep(world.comm, task["sizes"], seconds=task["seconds"])}
+    asked = {"seconds": task["seconds"], "num_trials": task["num_trials"]}
+    found = {"reduction": world.reduction, **sweep(world.comm, task["sizes"], **asked)}
     if world.rank == 0:
         place = Path(task["directory"], "allreduce.json")
         place.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
@@ -42,7 +42,7 @@ def main() -> None:
     world.comm.shutdown()
 
 
-def sweep(comm: Comm, sizes: Sequence[int], *, seconds: float, num_trials: int = NUM_TRIALS) -> dict[str, Any]:
+def sweep(comm: Comm, sizes: Sequence[int], *, seconds: float, num_trials: int) -> dict[str, Any]:
     """Return the times of all sizes on every way that these ranks have, and the time of adding.
 
     Ways: `horovod` (inside a TensorFlow function, as in training), `hvdtrain` (what gradients use here: shared memory
