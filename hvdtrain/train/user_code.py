@@ -200,14 +200,14 @@ def check_compiled(data: Data, model: keras.Model, loss: str, source: str) -> No
 
 
 def _shapes_of_a_batch(train: Any) -> Any:
-    """Return (x, y) or (x, y, weights) as `tf.TensorSpec` of one example; None where shapes are not that simple."""
+    """Return (x, y) or (x, y, weights) as `tf.TensorSpec`, any number of examples; None if shapes are not so simple."""
     if isinstance(train, tf.data.Dataset):
         specs = tf.nest.flatten(train.element_spec)
         if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in specs):
             return None
-        return tf.nest.map_structure(lambda spec: tf.TensorSpec((1, *spec.shape), spec.dtype), train.element_spec)
+        return tf.nest.map_structure(lambda spec: tf.TensorSpec((None, *spec.shape), spec.dtype), train.element_spec)
     arrays = tuples(first_examples(train, "train") if isinstance(train, Mapped) else train)
-    return tf.nest.map_structure(lambda array: tf.TensorSpec((1, *array.shape[1:]), array.dtype), arrays)
+    return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), arrays)
 
 
 def require_fit(model: keras.Model, x: Any, name: str) -> None:
