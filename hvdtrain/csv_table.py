@@ -28,6 +28,11 @@ class Table:
     rows: np.ndarray
     first: int
 
+    @property
+    def head(self) -> str:
+        """Where the header is, or the first row if there is none, for people."""
+        return f"{self.path}:{self.first - bool(self.names)}"
+
     def line(self, row: int) -> str:
         """Return where a row is, for people."""
         return f"{self.path}:{row + self.first}"

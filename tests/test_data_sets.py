@@ -312,7 +312,7 @@ def changed(row, column, value):
         ({"rows": [*ROWS, ROWS[0][:-1]]}, r":8: has 784 values, the first line has 785"),
         ({"rows": [*ROWS, [], ROWS[0]]}, r":8: is an empty line between rows"),
         ({"rows": []}, r"has a header and no rows"),
-        ({"header": ""}, r":2: has 785 values, the first line has 1"),
+        ({"header": ""}, r":2: the header must be label,pixel0,...,pixel783; there are 785 columns"),
         ({"rows": ROWS[:2]}, r"held_out must be 1 to 1, as .* has 2 rows; got 2"),
     ],
 )  # fmt: skip

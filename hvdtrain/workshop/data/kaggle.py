@@ -79,11 +79,11 @@ def _require_columns(table: Table) -> None:
     if table.names == expected:
         return
     if table.names == PIXELS:
-        raise UserCodeError(f"{table.path}:1: has no column 'label': this is test.csv; train.csv is expected")
+        raise UserCodeError(f"{table.head}: has no column 'label': this is test.csv; train.csv is expected")
     pairs = zip(table.names, expected, strict=False)
     wrong = next((f"column {place} is {a!r}, not {b!r}" for place, (a, b) in enumerate(pairs, 1) if a != b), None)
     found = wrong or f"there are {table.rows.shape[1]} columns"
-    raise UserCodeError(f"{table.path}:1: the header must be label,pixel0,...,pixel783; {found}")
+    raise UserCodeError(f"{table.head}: the header must be label,pixel0,...,pixel783; {found}")
 
 
 def _require(table: Table, is_right: np.ndarray, rule: str) -> None:
