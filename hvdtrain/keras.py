@@ -323,7 +323,7 @@ def callbacks(
         "check_every_steps": check_every_steps,
         "whether BackupAndRestore is there": any(isinstance(one, keras.callbacks.BackupAndRestore) for one in mine),
     }
-    batches = _batches_facts(data, comm)
+    batches = _data.batches_facts(data, comm)
     saver = []
     if root is not None:
         saver = [
@@ -357,14 +357,6 @@ def _for_data(data: Any, comm: Comm, *, steps_done: int) -> list[keras.callbacks
     if isinstance(batches, _data.EpochBatches):
         return [WeighUneven(comm, batches.order, steps_done=steps_done), TellEpoch(batches)]
     return []
-
-
-def _batches_facts(data: Any, comm: Comm) -> dict[str, Any]:
-    """Return what must stay the same within an epoch, as words and numbers; arrays are cut alike by all worlds."""
-    batches = _data.origin(data)
-    if isinstance(batches, _data.EpochBatches):
-        return batches.order.facts()
-    return {"ranks": comm.size}
 
 
 def initial_epoch(checkpoint_dir: str | os.PathLike[str]) -> int:

@@ -221,10 +221,11 @@ def is_over(run: RunDir) -> bool:
     """Tell whether nothing more will be written: no job of the run is in the queue."""
     job_id = run.job_id()
     if job_id is None:
-        if is_used(run):
+        is_training = is_used(run)
+        if is_training:
             return False
         has_ended = run.finished.exists() or run.exit_code() is not None or run.state() == "failed"
-        return has_ended or (is_used(run) is False and not _is_now(read_json(run.progress)))
+        return has_ended or (is_training is False and not _is_now(read_json(run.progress)))
     entry = _ask_seldom(run.scheduler(), job_id)
     return entry is None or not entry.is_active
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from hvdtrain.doctor.recipe import (
     num_build_jobs,
 )
 from tests.conftest import missing
+from tests.workdir import wait_for
 
 KEY = BuildKey(
     tensorflow="2.21.0",
@@ -281,13 +281,6 @@ def test_output_and_exit_code_of_a_command_are_kept(tmp_path):
     assert "hello" in log.read_text()
 
 
-def wait_for(condition, timeout_s=20.0):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -310,11 +303,11 @@ with interruptible(), tempfile.TemporaryDirectory(dir={str(tmp_path)!r}, prefix=
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
     pid_file = tmp_path / "pid"
-    wait_for(lambda: pid_file.exists() and pid_file.read_text())
+    wait_for(lambda: pid_file.exists() and pid_file.read_text(), "the child")
     assert is_running(pid_file.read_text())
     process.send_signal(number)
     process.communicate(timeout=20)
-    wait_for(lambda: not is_running(pid_file.read_text()))
+    wait_for(lambda: not is_running(pid_file.read_text()), "its end")
     assert not list(tmp_path.glob("build-*"))
 
 

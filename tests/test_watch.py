@@ -17,6 +17,7 @@ from hvdtrain.rundir import RunDir
 from hvdtrain.studydir import StudyDir
 from hvdtrain.watch import is_over, refuse_active, statuses
 from tests.conftest import PROJECT
+from tests.workdir import wait_for
 
 PLAN = {"name": "digits", "epochs": 10, "steps_per_epoch": 22, "total_steps": 220, "global_batch_size": 64}
 STUB = """#!/bin/bash
@@ -218,7 +219,7 @@ def test_two_do_not_train_in_one_run_directory(slurm):
     )
     launcher = subprocess.Popen([sys.executable, "-c", begin], cwd=slurm)
     try:
-        wait_until(lambda: (slurm / "pid").exists() and (slurm / "pid").read_text())
+        wait_for(lambda: (slurm / "pid").exists() and (slurm / "pid").read_text(), "the training")
         assert [row.state for row in statuses([run])] == ["running"]
         with pytest.raises(ConfigError, match=r"run abcdef is being trained on this machine, and two may not"):
             refuse_active(run)
@@ -231,18 +232,11 @@ def test_two_do_not_train_in_one_run_directory(slurm):
     finally:
         os.kill(int((slurm / "pid").read_text()), signal.SIGKILL)
         launcher.kill()
-    wait_until(lambda: is_over(run))
+    wait_for(lambda: is_over(run), "its end")
     assert [row.state for row in statuses([run])] == ["unfinished"]
     refuse_active(run)
     assert hvdtrain(slurm, "logs", "abcdef", "--follow").returncode == 0
     assert "it was killed together with the command" in hvdtrain(slurm, "why", "abcdef").stdout
-
-
-def wait_until(condition, seconds=60):
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "this did not happen"
-        time.sleep(0.05)
 
 
 def test_hints_continue_a_run_where_it_was_started(slurm):

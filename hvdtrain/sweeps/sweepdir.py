@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hvdtrain.cli.show import name_of
-from hvdtrain.errors import ConfigError, ExitCode
+from hvdtrain.errors import ExitCode
+from hvdtrain.in_use import held, is_held
 from hvdtrain.jobs import first_failure
 from hvdtrain.metrics import EPOCH_FIELDS, read_records
 from hvdtrain.rundir import RunDir, write_text
@@ -76,36 +75,22 @@ def write_sweep(directory: SweepDir, sweep: Sweep, **facts: Any) -> None:
     write_text(directory.file, text + "\n")
 
 
-@contextlib.contextmanager
-def alone(directory: SweepDir) -> Iterator[None]:
+def alone(directory: SweepDir) -> contextlib.AbstractContextManager[object]:
     """Train a sweep alone: two processes would start the same trials.
 
     Raises:
         ConfigError: If another process is at it.
     """
-    with open(directory.lock, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"sweep {directory.short_id} is being trained by another process; see how far it is: hvdtrain sweep "
-                f"--collect {name_of(directory)}"
-            ) from None
-        yield
-
-
-def is_being_trained(directory: SweepDir) -> bool:
-    """Tell whether a process on this machine trains a sweep."""
-    try:
-        with alone(directory):
-            return False
-    except ConfigError:
-        return True
+    return held(
+        directory.lock,
+        f"sweep {directory.short_id} is being trained by another process; see how far it is: hvdtrain sweep "
+        f"--collect {name_of(directory)}",
+    )
 
 
 def running_trials(directory: SweepDir, sweep: Sweep) -> frozenset[int]:
     """Return the numbers of the trials that run on this machine: those that were started and have not ended."""
-    if not is_being_trained(directory):
+    if not is_held(directory.lock):
         return frozenset()
     runs = {trial.number: directory.run(sweep, trial) for trial in sweep.trials}
     return frozenset(

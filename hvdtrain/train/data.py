@@ -96,6 +96,12 @@ def origin(data: Any) -> Any:
     return next((found for inner in data._inputs() if (found := origin(inner)) is not None), None)
 
 
+def batches_facts(data: Any, comm: Comm) -> dict[str, int]:
+    """Return what must stay the same within an epoch, by words for people; arrays are cut alike by all worlds."""
+    batches = origin(data)
+    return batches.order.facts() if isinstance(batches, EpochBatches) else {"ranks": comm.size}
+
+
 def training_part(
     data: Any,
     comm: Comm,
