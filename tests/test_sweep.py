@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hvdtrain.errors import CorruptError, ExitCode
+from hvdtrain.errors import ConfigError, CorruptError, ExitCode
+from hvdtrain.in_use import is_held
 from hvdtrain.rundir import RunDir, read_json
 from hvdtrain.runner import descendants
 from hvdtrain.sweeps.pool import Pool, make_slots
-from hvdtrain.sweeps.sweepdir import find_sweep, outcomes
+from hvdtrain.sweeps.sweepdir import SweepDir, alone, find_sweep, outcomes
 from tests.browser import find_browser, open_page
 from tests.conftest import PROJECT, missing
 
@@ -271,3 +272,16 @@ def test_a_trial_that_cannot_be_made_ready_has_failed_and_the_others_train(tmp_p
     assert sorted(told[1:]) == [(0, 0), (2, 0)]
     assert RunDir(tmp_path / "1").exit_code() == ExitCode.CORRUPT
     assert "hvdtrain: plan.json: damaged" in capsys.readouterr().err
+
+
+def test_two_do_not_train_one_sweep(tmp_path):
+    directory = SweepDir(tmp_path)
+    with (
+        alone(directory),
+        pytest.raises(ConfigError, match=r"is being trained by another process; .*sweep --collect"),
+        alone(directory),
+    ):
+        pass
+    with alone(directory):
+        assert is_held(directory.lock)
+    assert is_held(directory.lock) is False

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from hvdtrain.cli.show import talk
 from hvdtrain.errors import ExitCode, HvdtrainError
+from hvdtrain.in_use import used
 from hvdtrain.jobs import bash, clear_leftovers
 from hvdtrain.rundir import RunDir, write_text
 from hvdtrain.runner import descendants, end_group, kill_all
@@ -135,12 +136,13 @@ class Pool(Generic[T]):
             self._free.append(slot)
             return [Ended(what, run, int(error.exit_code), 0.0)]
         environ = self._environ | ({"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)} if slot.gpus else {})
-        with open(run.launcher_log, "wb") as log, bound_to(slot.cores):
+        with used(run) as held, open(run.launcher_log, "wb") as log, bound_to(slot.cores):
             process = subprocess.Popen(
                 [bash(), str(run.script), str(run.path)],
                 env=environ,
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
+                pass_fds=held,
                 stdout=log,
                 stderr=log,
             )
